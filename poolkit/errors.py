@@ -231,9 +231,10 @@ class BudgetError(PoolkitError, ValueError):
 class TemplateError(BudgetError):
     """A template or a parameter file is wrong; the message begins with its file and line."""
 
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.line = line
+    def __init__(self, problem: str, where: Any = None) -> None:
+        """Store the problem and its location, a `SourceLocation`; without one it is in the text."""
+        super().__init__(problem if where is None else f"{where}: {problem}")
+        self.problem, self.where = problem, where
 
 
 class RedirectRefused(PoolkitError, ConnectionError):

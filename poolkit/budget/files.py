@@ -10,6 +10,7 @@ that are left out for that reason are listed, so that a user can see what is not
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
@@ -33,8 +34,9 @@ from poolkit.budget.terraform.workloads import (
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from poolkit.budget.model import Description
     from poolkit.budget.read.parameters import Environment
 
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
@@ -123,9 +125,8 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         except TemplateError as error:
             if file in paths:
                 raise
-            where = SourceLocation(str(file), error.line)
             if _looks_like_a_deployment(file):
-                files.unread.append(Unread(where, str(error).removeprefix(f"{where}: ")))
+                files.unread.append(Unread(error.where, error.problem))
             else:
                 walk.skip(_BROKEN, file)
     files.unread.extend(walk.unread)
@@ -141,6 +142,32 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         walk.skip(_NOTHING, *paths)
     files.not_read.extend(walk.not_read())
     return files
+
+
+def read_by(
+    describe: Callable[[list[Document]], Description],
+    documents: Sequence[Document],
+    named: set[Path],
+) -> Description:
+    """Return what a reader finds; the files that it refuses are unread if they are in named folders.
+
+    Raises:
+        TemplateError: a file that was named is wrong, or one that it leads to.
+    """
+    rest, unread = list(documents), list[Unread]()
+    while True:
+        try:
+            found = describe(rest)
+        except TemplateError as error:
+            file = Path(error.where.file if error.where else "")
+            if file in named or not named & set(file.parents):
+                raise
+            unread.append(Unread(error.where, error.problem))
+            kept = [each for each in rest if each.file != error.where.file]
+            # A file that others name is in the way of all of them.
+            rest = kept if len(kept) < len(rest) else []
+        else:
+            return dataclasses.replace(found, unread=(*found.unread, *unread))
 
 
 def _looks_like_a_deployment(file: Path) -> bool:

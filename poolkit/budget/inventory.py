@@ -10,11 +10,12 @@ import dataclasses
 import itertools
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
+from poolkit.budget.files import read_by
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.live import login
 from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
@@ -95,10 +96,17 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         assignments.setdefault(name, answer)
     ignored = {*options.ignored, *answers.ignore}
     known_software = software_table(answers.software)
+    named = {*options.paths, Path(environment.file)}
+    # The templates that an environment deploys are named by it.
+    named |= {each.path for each in files.templates if environment.file}
     described = (
-        describe_templates(files.templates, environment, given),
-        describe_manifests(files.kubernetes, environment.name, options.paths),
-        describe_compose(files.compose, given, known_software),
+        read_by(lambda each: describe_templates(each, environment, given), files.templates, named),
+        read_by(
+            lambda each: describe_manifests(each, environment.name, options.paths),
+            files.kubernetes,
+            named,
+        ),
+        read_by(lambda each: describe_compose(each, given, known_software), files.compose, named),
         *map(describe_terraform, files.terraform),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)

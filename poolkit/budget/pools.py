@@ -125,7 +125,7 @@ def pool(
         # The settings' own reading, so that the budget and the deployable cannot disagree.
         preset = preset_from_environ(environ)
     except ConfigurationError as error:
-        raise TemplateError(f"{workload.where}: {workload.name}: {error}") from None
+        raise TemplateError(f"{workload.name}: {error}", workload.where) from None
     if preset.target == "worker":
         return _worker_pool(workload)
     if not count.is_known and workload.command is None and workload.processes is None:

@@ -35,7 +35,6 @@ CIRCLE = """Conditions:
   B: !Not [!Condition A]
 Resources: {Fn: {Type: "AWS::Lambda::Function", Condition: A}}
 """
-NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,6 @@ NUMBER = "app.yaml:6: ReservedConcurrentExecutions must "
     [
         (RESOURCES + "  A: [1, 2\n  B: }\n", "app.yaml:4: not valid YAML"),
         (HEAD + CIRCLE, "condition A refers to itself"),
-        (function("-1"), f"{NUMBER}not be negative, not -1"),
-        (function("many"), f"{NUMBER}be a whole number, not 'many'"),
         (
             function(target="lamda"),
             "Fn: POOLKIT_TARGET: target 'lamda' is unknown (did you mean 'lambda'?)",
@@ -56,6 +53,27 @@ def test_a_wrong_template_is_one_line(folder, text, message):
     """The message names file and line, and there is no traceback."""
     folder.write("app.yaml", text)
     refused(folder.run("app.yaml"), message, lines=1)
+
+
+@pytest.mark.parametrize("number", ["-1", "many", "1.5", "!Frobnicate 3"])
+def test_a_number_that_is_none_is_unknown(folder, number):
+    """Its reason has the line, and other services are still counted."""
+    folder.write("app.yaml", function(number) + FUNCTION.replace("Fn", "Other") % ("3", "lambda"))
+    found = folder.budget(max_connections=100)
+    (fn, other) = found.services
+    assert (fn.ceiling, other.ceiling) == (None, 3)
+    assert fn.instances.where.line == 6
+
+
+def test_a_template_of_a_folder_that_its_reader_refuses_is_unread(folder):
+    """The other files of the folder are counted; if it is named, it is an error."""
+    folder.write("app.yaml", function())
+    broken = folder.write("other.yaml", HEAD + CIRCLE)
+    found = folder.budget(max_connections=100)
+    assert [service.name for service in found.services] == ["Fn"]
+    assert [(each.where.file, each.where.line) for each in found.unread] == [(str(broken), 3)]
+    with pytest.raises(TemplateError, match=r"other\.yaml:3"):
+        folder.budget("app.yaml", "other.yaml", max_connections=100)
 
 
 def test_a_folder_without_templates_counts_nothing(folder):

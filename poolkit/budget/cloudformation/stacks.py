@@ -75,7 +75,7 @@ class Stack:
         """
         found = self.template.get(name) or {}
         if not isinstance(found, dict):
-            raise TemplateError(f"{self.where(name)}: {name} must be a mapping")
+            raise TemplateError(f"{name} must be a mapping", self.where(name))
         return found
 
     @cached_property
@@ -114,9 +114,9 @@ class Stack:
         outputs = self.section("Outputs")
         where = self.where("Outputs", name)
         if name not in outputs or not isinstance(outputs[name], dict):
-            raise TemplateError(f"{where.file}: has no output {name}")
+            raise TemplateError(f"there is no output {name}", where)
         if name in self._open_outputs:
-            raise TemplateError(f"{where}: output {name} refers to itself")
+            raise TemplateError(f"output {name} refers to itself", where)
         condition = outputs[name].get("Condition")
         if condition is not None and self.condition(condition, where) is False:
             return Unknown(f"output {name} does not exist ({where}: its condition is false)")
@@ -145,7 +145,7 @@ class Stack:
         result = self._conditions[name]
         if result is None:
             where = self.where("Conditions", name)
-            raise TemplateError(f"{where}: condition {name} refers to itself")
+            raise TemplateError(f"condition {name} refers to itself", where)
         return result
 
     # -- values -----------------------------------------------------------------------------

@@ -61,9 +61,8 @@ class Stacks:
         outer = self.inside.get(document.path, frozenset()) | {document.path}
         if len(outer) > _DEEPEST_NESTING:
             where = stack.where("Resources")
-            raise TemplateError(
-                f"{where}: stacks are nested more than {_DEEPEST_NESTING} levels deep"
-            )
+            problem = f"stacks are nested more than {_DEEPEST_NESTING} levels deep"
+            raise TemplateError(problem, where)
         for resource in stack.of_type(NESTED_STACK):
             url = resource.get("TemplateURL")
             path = _nested_file(document, resource.definition, identity(url))
@@ -107,11 +106,11 @@ class Stacks:
             parts: list[Any] = [first]
             for stack, name, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
                 if stack not in self.by_name:
-                    raise TemplateError(f"{given.where}: there is no template {stack}")
+                    raise TemplateError(f"there is no template {stack}", given.where)
                 try:
                     parts += [self.by_name[stack].output(name), text]
                 except BudgetError as error:
-                    raise TemplateError(f"{given.where}: {error}") from None
+                    raise TemplateError(f"{error}", given.where) from None
             return joined(parts)
 
         return ParameterValue(value, given.origin, given.where)
@@ -179,7 +178,7 @@ def make_stacks(
         for key, value in table.items():
             if key not in declared:
                 hint = _did_you_mean(key, declared)
-                raise TemplateError(f"{value.where}: {document.file} has no parameter {key}{hint}")
+                raise TemplateError(f"{document.file} has no parameter {key}{hint}", value.where)
         own = {key: value for key, value in given.items() if key in declared}
         roots[name] = document.path.resolve()
         stacks.add(name, document, {**table, **own}, environment.region)

@@ -78,10 +78,10 @@ class _Project:
             return None
         path = document.path.parent / name
         if not path.is_file():
-            raise TemplateError(f"{where}: {path} does not exist")
+            raise TemplateError(f"{path} does not exist", where)
         found = next(iter(read_documents(path)), None)
         if found is None or not isinstance(found.data, dict):
-            raise TemplateError(f"{where}: {path} is not a compose file")
+            raise TemplateError(f"{path} is not a compose file", where)
         return found
 
     def _service(
@@ -91,9 +91,9 @@ class _Project:
         where = document.where("services", name)
         here = (document.path.resolve(), name)
         if name not in document.mapping("services"):
-            raise TemplateError(f"{where}: there is no service {name} to extend")
+            raise TemplateError(f"there is no service {name} to extend", where)
         if here in within:
-            raise TemplateError(f"{where}: service {name} extends itself")
+            raise TemplateError(f"service {name} extends itself", where)
         content = document.mapping("services")[name]
         if not isinstance(content, dict):
             return content, {(): where}
@@ -108,7 +108,7 @@ class _Project:
             return found, locations
         base = extends.get("service") if isinstance(extends, dict) else extends
         if not isinstance(base, str):
-            raise TemplateError(f"{where}: extends must name a service, not {extends!r:.40}")
+            raise TemplateError(f"extends must name a service, not {extends!r:.40}", where)
         other: Document | None = document
         if isinstance(extends, dict) and extends.get("file"):
             other = self._read(document, str(extends["file"]), where)

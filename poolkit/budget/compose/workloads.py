@@ -67,7 +67,7 @@ def describe_compose(
         for name, content in document.data["services"].items():
             if not isinstance(content, dict):
                 where = document.where("services", name)
-                raise TemplateError(f"{where}: service {name} must be a mapping")
+                raise TemplateError(f"service {name} must be a mapping", where)
             services.append(_Service(document, name, content, variables))
     found = [(each, each.workload()) for each in services]
     servers = [

@@ -107,7 +107,7 @@ def rendered(
         except TemplateError as error:
             where = tree.root.where()
             if tree.folder.resolve() in named_folders:
-                raise TemplateError(f"{where}: {error}") from None
+                raise TemplateError(f"{error}", where) from None
             unread.append(Unread(where, str(error)))
     for folder, chart in charts.items():
         # A chart inside another one is rendered with it.

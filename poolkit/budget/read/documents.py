@@ -130,7 +130,7 @@ class Document:
         if found is None or isinstance(found, kind):
             return found or kind()
         where = self.where(*path)
-        raise TemplateError(f"{where}: {path[-1]} must be a {name}, not {found!r:.40}")
+        raise TemplateError(f"{path[-1]} must be a {name}, not {found!r:.40}", where)
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -151,17 +151,18 @@ def read_text(path: Path) -> str:
         TemplateError: it cannot be read, is no text in UTF-8 or UTF-16, or is larger than a template
             can be.
     """
+    where = SourceLocation(str(path))
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise TemplateError(f"{path}: larger than {_LARGEST_FILE:,} bytes; no template is")
+            raise TemplateError(f"larger than {_LARGEST_FILE:,} bytes; no template is", where)
         raw = path.read_bytes()
         # PowerShell writes UTF-16 for `helm template > all.yaml`.
         is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return raw.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise TemplateError(f"{path}: not a text in UTF-8") from None
+        raise TemplateError("not a text in UTF-8", where) from None
     except OSError as error:
-        raise TemplateError(f"{path}: cannot be read: {error.strerror}") from None
+        raise TemplateError(f"cannot be read: {error.strerror}", where) from None
 
 
 def parse_documents(text: str, path: Path) -> list[Document]:
@@ -182,9 +183,11 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         mark = error.problem_mark or error.context_mark
         where = SourceLocation(str(path), mark.line + 1 if mark else None)
         hint = "; run the program that renders this template first" if "{{" in text else ""
-        raise TemplateError(f"{where}: not valid YAML: {error.problem}{hint}", where.line) from None
+        raise TemplateError(f"not valid YAML: {error.problem}{hint}", where) from None
     except yaml.YAMLError as error:
-        raise TemplateError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise TemplateError(
+            f"not valid YAML: {str(error).splitlines()[0]}", SourceLocation(str(path))
+        ) from None
     finally:
         if was_enabled:
             gc.enable()
@@ -210,7 +213,7 @@ def _json_documents(text: str, path: Path) -> list[Document] | None:
     """Return the documents of a JSON text; None if it is something else."""
     found: list[Document] = []
     at, line, counted = _after_space(text, 0), 1, 0
-    if text[at : at + 1] not in ("{", "["):
+    if text[at : at + 1] not in ("{", "[", "/"):
         return None
     try:
         while at < len(text):

@@ -80,7 +80,7 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))  # the exception has no field for it
         where = SourceLocation(str(file), int(line[1]) if line else None)
-        raise TemplateError(f"{where}: not valid TOML: {error}") from None
+        raise TemplateError(f"not valid TOML: {error}", where) from None
     # tomllib does not return lines, so the keys are searched for in the text.
     table, lines = "", dict[tuple[str, str], int]()
     for number, written in enumerate(text.splitlines(), 1):
@@ -91,7 +91,7 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     stack = found.pop("stack", {})
     for table, values in {"stack": stack, **found}.items():
         if not isinstance(values, dict):
-            raise TemplateError(f"{file}: {table} must be a table of parameters, not {values!r}")
+            raise TemplateError(f"{table} must be a table of parameters, not {values!r}", file)
     return Environment(
         name=name,
         file=str(file),
@@ -144,7 +144,7 @@ def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
             pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
             found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
         if not isinstance(found, dict):
-            raise TemplateError(f"{file}: must hold an object of parameters")
+            raise TemplateError("must hold an object of parameters", file)
         where = SourceLocation(str(file))
         given |= {key: _from_file(text, where) for key, text in found.items()}
     return given

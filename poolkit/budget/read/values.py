@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.budget.model import ResourceKey, known, unknown
-from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from poolkit.budget.model import Quantity, SourceLocation
 
-_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+_WHOLE = re.compile(r"\+?\d{1,15}(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -130,20 +129,12 @@ def get_path(found: Any, *path: str | int) -> Any:
 
 
 def whole_number(found: Any, name: str, origin: str, where: SourceLocation | None) -> Quantity:
-    """Return a value as a whole number, or as unknown with the reason.
-
-    Raises:
-        TemplateError: it is negative, or no whole number.
-    """
+    """Return a value as a whole number, or as unknown with the reason."""
+    text = str(found).strip()
     if reason := why_unknown(found):
         return unknown(f"{name}: {reason}", where)
-    if isinstance(found, str) and found.startswith("{{resolve:"):
-        return unknown(f"{name} is resolved at deployment ({found.split(':', 2)[1]})", where)
-    if isinstance(found, float) and found.is_integer():
-        found = int(found)
-    text = str(found).strip()
+    if text.startswith("{{resolve:"):
+        return unknown(f"{name} is resolved at deployment ({text.split(':', 2)[1]})", where)
     if isinstance(found, bool) or not _WHOLE.fullmatch(text):
-        raise TemplateError(f"{where}: {name} must be a whole number, not {found!r}")
-    if float(text) < 0:
-        raise TemplateError(f"{where}: {name} must not be negative, not {text}")
+        return unknown(f"{name} must be a whole number, not {found!r:.40}", where)
     return known(int(float(text)), origin, where)
