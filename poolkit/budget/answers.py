@@ -33,8 +33,6 @@ from poolkit.masking import printable
 from poolkit.project import OWN_FILE, SHARED_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from poolkit.budget.model import Options
     from poolkit.budget.verdict import Budget, Budgets
     from poolkit.project import Project
@@ -138,15 +136,14 @@ def write_answers(project: Project, options: Options, budgets: Budgets) -> list[
     Raises:
         ConfigurationError: the file is no TOML, or one of its tables is an inline one.
     """
-    import tomlkit  # noqa: PLC0415  (for --answer only)
+    import tomlkit  # noqa: PLC0415  (for this option only)
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415  (the same)
 
     file = project.file or project.root / SHARED_FILE
     path = ["budget"] if file.name == OWN_FILE else ["tool", "poolkit", "budget"]
-    given: dict[tuple[str, str], str | int] = {}
-    for argument in options.services:
-        name, _, numbers = argument.partition("=")
-        given["services", name.strip()] = numbers.strip()
+    pairs = (argument.partition("=") for argument in options.services)
+    given: dict[tuple[str, str], str | int]
+    given = {("services", name.strip()): numbers.strip() for name, _, numbers in pairs}
     if options.max_connections is not None and budgets.only.database.where is not None:
         given["databases", budgets.only.database.name] = options.max_connections
     unknown = _unknown(budgets)
@@ -155,48 +152,36 @@ def write_answers(project: Project, options: Options, budgets: Budgets) -> list[
         table = document
         for key in path:
             table = table.setdefault(key, tomlkit.table(is_super_table=key != "budget"))
-        _fill(table, given, options.ignored, unknown)
+        if options.ignored:
+            names = table.setdefault("ignore", tomlkit.array())
+            names.extend(name for name in options.ignored if name not in names)
+        for kind, name in _entries(table):
+            if kind != "ignore" and table[kind][name] == OPEN and (kind, name) not in unknown:
+                del table[kind][name]
+        for kind, name in {**given, **unknown}:
+            entries = table.setdefault(kind, tomlkit.table())
+            if (kind, name) in given:
+                entries[name] = given[kind, name]
+            elif name not in entries:
+                entries[name] = OPEN
+                entries[name].comment(unknown[kind, name])
     except (TOMLKitError, ValueError) as error:
         raise ConfigurationError(f"{file}: the answers cannot be written: {error}") from None
     file.write_bytes(tomlkit.dumps(document).encode())
-    counts = f"{len(given) + len(options.ignored)} answers, {len(unknown)} unknown"
-    return [f"{file}: {counts}", *_stale(table, budgets)]
-
-
-def _fill(
-    table: Any,
-    given: Mapping[tuple[str, str], str | int],
-    ignored: Sequence[str],
-    unknown: Mapping[tuple[str, str], str],
-) -> None:
-    """Set the given entries, and open ones for unknown numbers that have no entry."""
-    import tomlkit  # noqa: PLC0415  (for --answer only)
-
-    for name in ignored:
-        names = table.setdefault("ignore", tomlkit.array())
-        names.extend([] if name in names else [name])
-    for (kind, name), value in given.items():
-        table.setdefault(kind, tomlkit.table())[name] = value
-    for kind in ("services", "databases"):
-        for name in [name for name, value in table.get(kind, {}).items() if value == OPEN]:
-            if (kind, name) not in unknown:
-                del table[kind][name]
-    for (kind, name), comment in unknown.items():
-        entries = table.setdefault(kind, tomlkit.table())
-        if name not in entries:
-            entries[name] = tomlkit.string(OPEN)
-            entries[name].comment(comment)
-
-
-def _stale(table: dict[str, Any], budgets: Budgets) -> Iterator[str]:
-    """Return lines about the entries whose names no file has."""
     existing = {each.name for each in budgets.not_counted}
-    for budget in budgets.each:
-        existing |= {budget.database.name, *(service.name for service in budget.services)}
-    for kind in ("ignore", "services", "databases"):
-        for name in table.get(kind, ()):
-            if name not in existing:
-                yield f"{kind}: these files have no {name}"
+    existing |= {each.database.name for each in budgets.each}
+    existing |= {service.name for each in budgets.each for service in each.services}
+    lines = [f"{file}: {len(given) + len(options.ignored)} answers, {len(unknown)} unknown"]
+    lines += [
+        f"{kind}: these files have no {n}" for kind, n in _entries(table) if n not in existing
+    ]
+    return lines
+
+
+def _entries(table: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the names of all entries about services and databases, with their tables."""
+    kinds = ("ignore", "services", "databases")
+    return [(kind, str(name)) for kind in kinds for name in table.get(kind, ())]
 
 
 def _unknown(budgets: Budgets) -> dict[tuple[str, str], str]:
@@ -204,8 +189,7 @@ def _unknown(budgets: Budgets) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for budget in budgets.each:
         for gap in budget.gaps:
-            what = answer(budget, gap.of)
-            if what.table:
+            if (what := answer(budget, gap.of)).table:
                 comment = f"{what.form}; {gap.number.replace('_', ' ')}: {gap.reason}"
                 found.setdefault((what.table, gap.of), printable(comment, one_line=True))
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.answers import read_answers, write_answers
+from poolkit.budget.concurrency import knee_of_run
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
 from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
@@ -211,6 +212,7 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
         from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
 
         checks += check_run(budgets, check)
+        budgets = dataclasses.replace(budgets, knee=knee_of_run(check))
     if live:
         checks += check_live(budgets, options.database_url)
     if not all(each.is_within for each in checks):

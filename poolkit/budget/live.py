@@ -16,7 +16,7 @@ from poolkit.budget.signs import is_about_database
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from poolkit.budget.model import Workload
     from poolkit.budget.verdict import Budget, Budgets
@@ -65,21 +65,19 @@ class _Client(NamedTuple):
 
 def login(workload: Workload) -> Login:
     """Return what a workload's variables show of its connections; passwords are not read."""
-    found = Login(application=workload.text("PGAPPNAME"))
+    user = database = ""
+    application = workload.text("PGAPPNAME")
     for name, variable in workload.variables.items():
         text = (variable.partly if variable.text is None else variable.text).strip()
         if not text or not is_about_database(name, variable):
             continue
-        if url := _URL.search(text):
-            found = found._replace(
-                user=found.user or url["user"], database=found.database or url["database"] or ""
-            )
-        elif match := _NAME.search(name.upper()):
-            part = "user" if match["user"] else "database"
-            found = found._replace(**{part: getattr(found, part) or text})
         if match := _APPLICATION.search(text):
-            found = found._replace(application=match[1])
-    return found
+            application = match[1]
+        if match := _URL.search(text):
+            user, database = user or match["user"], database or match["database"] or ""
+        elif match := _NAME.search(name.upper()):
+            user, database = (user or text, database) if match["user"] else (user, database or text)
+    return Login(user, database, application)
 
 
 def check_live(budgets: Budgets, url: str) -> list[Check]:
@@ -96,73 +94,56 @@ def check_live(budgets: Budgets, url: str) -> list[Check]:
         raise BudgetError("--live needs the server: give --database-url, or POOLKIT_DATABASE_URL")
     with ActivityConnection(url, needs_all=False) as activity:
         clients = [_Client(*row) for row in activity.rows(_CLIENTS)]
-    found = list(compare(budgets.only, clients))
+    found = list(_compare(budgets.only, clients))
     if hidden := sum(client.hidden for client in clients):
-        found.append(
-            Check(
-                f"{activity.role} cannot see whether {hidden:,} of the connections are clients' or "
-                f'parallel workers; as a superuser run: GRANT pg_monitor TO "{activity.role}"'
-            )
-        )
+        text = f"{hidden:,} of these are hidden from {activity.role}, and may be parallel workers"
+        text += f'; as a superuser run: GRANT pg_monitor TO "{activity.role}"'
+        found.append(Check(text))
     if activity.is_pooled:
-        found.append(
-            Check(
-                "This URL leads to a pooler, whose own connections to the server are those above."
-            )
-        )
+        found.append(Check("The URL is a pooler's; these are its connections to the server"))
     return found
 
 
-def compare(budget: Budget, clients: list[_Client]) -> Iterator[Check]:
+def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
     """Return a line for each service or pooler, for each unexplained client, and for the sum."""
     groups = Counter[frozenset[str]]()
-    unexplained = []
     for client in clients:
-        if parts := _parts(budget, client):
-            groups[parts] += client.connections
-        else:
-            unexplained.append(client)
+        groups[_parts(budget, client)] += client.connections
+    others = groups.pop(frozenset(), 0)
     ceilings = {each.name: each.ceiling(budget.max_connections) for each in budget.poolers}
     ceilings |= {service.name: service.ceiling for service in budget.direct}
     for parts in groups:
         # What belongs to one of several services uses the ceilings of all of them.
         count = sum(number for inside, number in groups.items() if inside <= parts)
-        name, ceiling = " and ".join(sorted(parts)), total(*(ceilings[part] for part in parts))
-        verdict = "within" if ceiling is None or count <= ceiling else "ABOVE"
-        text = f"{name}: {count:,} open, {verdict} the ceiling of {ceiling or 0:,}"
+        ceiling = total(*(ceilings[part] for part in parts))
+        is_within = ceiling is None or count <= ceiling
+        text = f"{' and '.join(sorted(parts))}: {count:,} open"
         if ceiling is None:
-            text = f"{name}: {count:,} open; the ceiling is unknown"
-        yield Check(text, is_within=verdict == "within")
-    for client in unexplained:
-        yield Check(f"not in the files: {client}: {client.connections:,} open")
-    others = sum(client.connections for client in unexplained)
-    more = max(0, others - budget.migrations - budget.operators)
-    needed, room = budget.known + more, budget.available
-    count = sum(client.connections for client in clients)
-    text = f"{count:,} open in all, {others:,} of them not in the files"
-    if more:
-        shown = "?" if room is None else f"{room:,}"
-        text += f"; with them, {needed:,} connections can be needed of {shown}"
-    yield Check(text, is_within=not more or room is None or needed <= room)
+            yield Check(f"{text}; the ceiling is unknown")
+        else:
+            verdict = "within" if is_within else "ABOVE"
+            yield Check(f"{text}, {verdict} the ceiling of {ceiling:,}", is_within)
+    for client in clients:
+        if not _parts(budget, client):
+            yield Check(f"not in the files: {client}: {client.connections:,} open")
+    more, room = max(0, others - budget.migrations - budget.operators), budget.available
+    text = f"{sum(each.connections for each in clients):,} open in all, {others:,} not in the files"
+    if more and room is not None:
+        text += f"; with them, {budget.known + more:,} can be needed of {room:,}"
+    yield Check(text, not more or room is None or budget.known + more <= room)
 
 
 def _parts(budget: Budget, client: _Client) -> frozenset[str]:
     """Return the names of the services or poolers that a connection may belong to."""
-    target, services = client.application.partition(":")[0], budget.services
-    names = (target, client.application)
-    signs = (
-        [each for each in services if target and each.name.rpartition("/")[2] in names],
-        [each for each in services if target and target == each.target],
-        [
-            each
-            for each in services
-            if client.application and each.login.application == client.application
-        ],
-        [
-            each
-            for each in services
-            if each.login.user == client.user and each.login.database in ("", client.database)
-        ],
-    )
-    found = next((each for each in signs if each), [])
-    return frozenset(service.through or service.name for service in found)
+    target, application = client.application.partition(":")[0], client.application
+    for sign in (
+        lambda each: target and each.name.rpartition("/")[2] in (target, application),
+        lambda each: target and each.target == target,
+        lambda each: application and each.login.application == application,
+        lambda each: (
+            each.login.user == client.user and each.login.database in ("", client.database)
+        ),
+    ):
+        if found := [service for service in budget.services if sign(service)]:
+            return frozenset(service.through or service.name for service in found)
+    return frozenset()

@@ -8,14 +8,13 @@ shown to fit".
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.limits import smallest_class
 from poolkit.budget.model import Overlap, Pooler, Service, known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from poolkit.budget.verdict import Budget
 
@@ -24,7 +23,6 @@ Kind: TypeAlias = Literal["change", "together", "database", "pooler", "limit"]
 _MOST_OF_POSTGRES = 262_143
 _WORTH_A_POOLER = 20
 """The ceiling below which a pooler saves too little."""
-_UNITS = {"execution environment": "concurrency"}
 _OF_POOLERS = ("percent", "server_connections", "clients")
 _NAMES = {
     "per_process": "connections per process",
@@ -41,8 +39,7 @@ class Change(NamedTuple):
     value: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suggestion:
+class Suggestion(NamedTuple):
     """One way to make it fit; without changes, the reason why a number can be no solution."""
 
     kind: Kind
@@ -55,28 +52,26 @@ def suggestions(budget: Budget) -> tuple[Suggestion, ...]:
     if budget.available is None:
         return ()
     budget = _at_lowest(budget)
-    if _fits(budget):
-        return tuple(_limit(budget))
-    found: list[Suggestion] = []
-    parts: list[_Part] = [*budget.direct, *budget.poolers] if budget.is_over else []
     room = (budget.available or 0) - budget.known
-    if len(budget.overloads) == 1 and not budget.is_over:
+    if _fits(budget):
+        return tuple(_limit(budget, room))
+    found: list[Suggestion] = []
+    parts: list[_Part] = []
+    if not budget.overloads:
+        parts = [*budget.direct, *budget.poolers]
+    elif len(budget.overloads) == 1 and not budget.is_over:
         (overload,) = budget.overloads
         pooler = overload.pooler
         parts, room = [*budget.clients_of(pooler.name)], overload.limit - overload.clients
         enough = -(-overload.clients // max(1, pooler.instances.value or 1))
         text = f"{pooler.name}: max_client_conn at least {enough:,} (now {pooler.clients})"
-        change = Change(pooler.name, "clients", enough)
-        found.append(Suggestion(kind="change", text=text, changes=(change,)))
-    elif budget.overloads:
-        # Each change alone leaves one of several things too large.
-        parts = []
+        found.append(Suggestion("change", text, (Change(pooler.name, "clients", enough),)))
     # The largest first: a change there costs the others nothing, and helps most.
     for part in sorted(parts, key=lambda each: -(_ceiling(each, budget) or 0)):
         if (ceiling := _ceiling(part, budget)) is not None:
             found += _alone(budget, part, ceiling + room)
     found += [] if found else _together(budget)
-    found += [] if budget.overloads else _other_servers(budget)
+    found += [] if budget.overloads else _other_servers(budget, room)
     return tuple(found)
 
 
@@ -173,49 +168,61 @@ def _named(part: _Part, number: str, value: int) -> tuple[str, str]:
         size = min(part.pool_size.value or value, value)
         return "pool", f"{size}+{value - size}"
     if isinstance(part, Service) and number == "instances":
-        return _UNITS.get(part.unit, f"{part.unit}s"), f"{value:,}"
+        is_function = part.unit == "execution environment"
+        return "concurrency" if is_function else f"{part.unit}s", f"{value:,}"
     return _NAMES.get(number, number), f"{value:,}"
 
 
-def _within(budget: Budget, part: _Part, number: str, room: int, highest: int) -> int | None:
-    """Return the largest value of a number with which a part's ceiling is within `room`."""
-
-    def fits(value: int) -> bool:
-        ceiling = _ceiling(_changed(part, number, value), budget)
-        return ceiling is not None and ceiling <= room
-
-    return _largest(fits, highest)
-
-
 def _alone(budget: Budget, part: _Part, room: int) -> Iterator[Suggestion]:
-    """Return the largest value of each number by itself."""
+    """Return the largest value of each number by itself, also of the only one that is unknown."""
     for number, now in _numbers(part).items():
-        value = _within(budget, part, number, room, (now or 0) - 1)
-        if now is not None and value is not None:
+
+        def fits(value: int, number: str = number) -> bool:
+            ceiling = _ceiling(_changed(part, number, value), budget)
+            return ceiling is not None and ceiling <= room
+
+        value = _largest(fits, 1_000_000 if now is None else now - 1)
+        if value is not None:
             name, shown = _named(part, number, value)
-            text = f"{part.name}: {name} at most {shown} (now {_named(part, number, now)[1]})"
-            change = Change(part.name, number, value)
-            yield Suggestion(kind="change", text=text, changes=(change,))
+            text = f"{part.name}: {name} at most {shown}"
+            text += "" if now is None else f" (now {_named(part, number, now)[1]})"
+            kind: Kind = "limit" if now is None else "change"
+            yield Suggestion(kind, text, (Change(part.name, number, value),))
+
+
+def _limit(budget: Budget, room: int) -> Iterator[Suggestion]:
+    """If one number of one service is all that is unknown, return how large it may be."""
+    unclear = [service for service in budget.direct if service.ceiling is None]
+    is_all = {gap.of for gap in budget.gaps} == {each.name for each in unclear}
+    if len(unclear) == 1 and is_all and not budget.unread:
+        found = list(_alone(budget, unclear[0], room))
+        yield from found
+        if not found and list(_numbers(unclear[0]).values()).count(None) == 1:
+            text = f"{unclear[0].name} does not fit: 1 instead of ? is too much already"
+            yield Suggestion("limit", text)
 
 
 def _together(budget: Budget) -> Iterator[Suggestion]:
     """If no number alone is enough: smaller pools of all parts, and then fewer instances too."""
     parts: list[_Part] = [*budget.direct, *budget.poolers] if budget.is_over else []
     parts += [each for over in budget.overloads for each in budget.clients_of(over.pooler.name)]
-    parts = [part for part in parts if _ceiling(part, budget) is not None]
-    pools = ("per_process", "server_connections", "percent")
-    for numbers in (pools, (*pools, "instances")):
+    numbers = [
+        (part, number, now)
+        for part in parts
+        if _ceiling(part, budget) is not None
+        for number, now in _numbers(part).items()
+        if number != "processes" and now is not None
+    ]
+    for has_instances in (False, True):
 
-        def shares(share: int, numbers: Sequence[str] = numbers) -> Suggestion:
+        def shares(share: int, *, has_instances: bool = has_instances) -> Suggestion:
             changes, texts = [], []
-            for part in parts:
-                for number, now in _numbers(part).items():
-                    value = max(1, (now or 0) * share // 100)
-                    if number in numbers and value < (now or 0):
-                        changes.append(Change(part.name, number, value))
-                        texts.append(" ".join((part.name, *_named(part, number, value))))
-            text = f"together: {', '.join(texts)}"
-            return Suggestion(kind="together", text=text, changes=tuple(changes))
+            for part, number, now in numbers:
+                value = max(1, now * share // 100)
+                if value < now and (has_instances or number != "instances"):
+                    changes.append(Change(part.name, number, value))
+                    texts.append(" ".join((part.name, *_named(part, number, value))))
+            return Suggestion("together", f"together: {', '.join(texts)}", tuple(changes))
 
         share = _largest(lambda share: _fits(applied(budget, shares(share))), 99)
         if share is not None:
@@ -226,57 +233,34 @@ def _together(budget: Budget) -> Iterator[Suggestion]:
 # -- other servers --------------------------------------------------------------------------
 
 
-def _other_servers(budget: Budget) -> Iterator[Suggestion]:
+def _other_servers(budget: Budget, room: int) -> Iterator[Suggestion]:
     """Return the smallest max_connections that is enough, and where a pooler pays off."""
     database, low = budget.database, budget.database.limit or 0
-    reserved = database.reserved.value or 0
+
+    def fits(limit: int) -> bool:
+        return _fits(_with_limit(budget, limit, carried=None))
+
     # A proxy's share grows with max_connections, so some are not enough at any size.
-    value = (
-        _MOST_OF_POSTGRES if _fits(_with_limit(budget, _MOST_OF_POSTGRES, carried=None)) else None
-    )
+    value = _MOST_OF_POSTGRES if fits(_MOST_OF_POSTGRES) else None
     while value is not None and low + 1 < value:
         middle = (low + value) // 2
-        low, value = (
-            (low, middle) if _fits(_with_limit(budget, middle, carried=None)) else (middle, value)
-        )
+        low, value = (low, middle) if fits(middle) else (middle, value)
     if value is not None:
-        text = (
-            f"database: max_connections at least {value:,} "
-            f"({value - reserved:,} and {reserved} reserved)"
-        )
+        reserved = database.reserved.value or 0
+        text = f"database: max_connections at least {value:,}"
+        text += f" ({value - reserved:,} and {reserved} reserved)"
         if database.instance_class:
             found = smallest_class(database, value)
             text += f", which {found} has" if found else ", more than the formula gives a class"
-        change = Change(database.name, "max_connections", value)
-        yield Suggestion(kind="database", text=text, changes=(change,))
+        changes = (Change(database.name, "max_connections", value),)
+        yield Suggestion("database", text, changes)
     for service in budget.direct:
         ceiling = service.ceiling or 0
-        room = min(ceiling // 2, ceiling + (budget.available or 0) - budget.known)
-        if ceiling >= _WORTH_A_POOLER and room > 0:
+        most = min(ceiling // 2, ceiling + room)
+        if ceiling >= _WORTH_A_POOLER and most > 0:
             text = (
-                f"{service.name} behind RDS Proxy or PgBouncer with {room:,} server connections "
-                f"for its {ceiling:,} clients: pays off if at most {room:,} of them are in a "
+                f"{service.name} behind RDS Proxy or PgBouncer with {most:,} server connections "
+                f"for its {ceiling:,} clients: pays off if at most {most:,} of them are in a "
                 "transaction at once"
             )
-            change = Change(service.name, "pooler", room)
-            yield Suggestion(kind="pooler", text=text, changes=(change,))
-
-
-def _limit(budget: Budget) -> Iterator[Suggestion]:
-    """If one number of one service is all that is unknown, return how large it may be."""
-    unclear = [service for service in budget.direct if service.ceiling is None]
-    others = [gap for gap in budget.gaps if not any(gap.of == each.name for each in unclear)]
-    if len(unclear) != 1 or others or budget.unread or unclear[0].overlap.kind == "unknown":
-        return
-    (service,) = unclear
-    missing = [name for name, value in _numbers(service).items() if value is None]
-    if len(missing) == 1:
-        (number,) = missing
-        room = (budget.available or 0) - budget.known
-        value = _within(budget, service, number, room, 1_000_000)
-        name, shown = _named(service, number, value or 1)
-        changes = () if value is None else (Change(service.name, number, value),)
-        text = f"{service.name}: {name} at most {shown}"
-        if value is None:
-            text = f"{service.name} does not fit: {name} of 1 is too much already"
-        yield Suggestion(kind="limit", text=text, changes=changes)
+            yield Suggestion("pooler", text, (Change(service.name, "pooler", most),))

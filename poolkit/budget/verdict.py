@@ -200,6 +200,8 @@ class Budgets:
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
     environment: str = ""
+    knee: int | None = None
+    """The connections at the knee of a run on such a server, if there is one."""
 
     @property
     def only(self) -> Budget:

@@ -9,6 +9,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.answers import answer
+from poolkit.budget.concurrency import useful_concurrency
 from poolkit.budget.model import Quantity, SourceLocation
 from poolkit.budget.report.rows import (
     LONG,
@@ -26,7 +27,7 @@ from poolkit.thresholds.outputs import MOST_ANNOTATIONS, workflow_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.report.rows import Group, Section
+    from poolkit.budget.report.rows import Row
     from poolkit.budget.verdict import Budget, Budgets
 
 VERSION = 2
@@ -55,40 +56,29 @@ def as_json(budgets: Budgets, *, status: int) -> dict[str, Any]:
 
 
 def _of_database(budget: Budget) -> dict[str, Any]:
-    limit = budget.max_connections
+    limit, numbers = budget.max_connections, ("available", "needed", "known")
+    services = [
+        {**_plain(each), "formula": each.formula, "running": each.steady, "ceiling": each.ceiling}
+        for each in budget.services
+    ]
+    poolers = [
+        {**_plain(each), "formula": each.formula(limit), "client_limit": each.client_limit()}
+        | {"running": each.ceiling(limit, is_deployed=False), "ceiling": each.ceiling(limit)}
+        for each in budget.poolers
+    ]
+    gaps = [(_plain(gap), answer(budget, gap.of), gap.of) for gap in budget.gaps]
     return {
         **_plain(budget.database),
+        **{name: getattr(budget, name) for name in (*numbers, "migrations", "operators")},
         "verdict": budget.verdict,
         "headline": headline(budget),
-        "available": budget.available,
         "bounds": budget.database.bounds,
-        "needed": budget.needed,
-        "known": budget.known,
-        "migrations": budget.migrations,
-        "operators": budget.operators,
-        "services": [
-            {
-                **_plain(each),
-                "formula": each.formula,
-                "running": each.steady,
-                "ceiling": each.ceiling,
-            }
-            for each in budget.services
-        ],
-        "poolers": [
-            {
-                **_plain(each),
-                "formula": each.formula(limit),
-                "running": each.ceiling(limit, is_deployed=False),
-                "ceiling": each.ceiling(limit),
-                "client_limit": each.client_limit(),
-            }
-            for each in budget.poolers
-        ],
+        "useful": useful_concurrency(budget.database).most,
+        "services": services,
+        "poolers": poolers,
         "unknown": [
-            {**_plain(gap), "answer": how.flag or None, "entry": how.entry(gap.of) or None}
-            for gap in budget.gaps
-            for how in (answer(budget, gap.of),)
+            {**gap, "answer": how.flag or None, "entry": how.entry(of) or None}
+            for gap, how, of in gaps
         ],
         "suggestions": _plain(suggestions(budget)),
     }
@@ -103,9 +93,10 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _INTERNAL]
         return {name: _plain(getattr(value, name)) for name in names}
+    if hasattr(value, "_asdict"):
+        return {name: _plain(each) for name, each in value._asdict().items()}
     if isinstance(value, tuple):
-        fields: dict[str, Any] | None = value._asdict() if hasattr(value, "_asdict") else None
-        return [_plain(each) for each in value] if fields is None else fields
+        return [_plain(each) for each in value]
     return None if value == "" else value
 
 
@@ -116,48 +107,38 @@ def as_markdown(budgets: Budgets) -> str:
     """Return a comment for a pull request: the verdict first, long lists folded."""
     title = f" ({_escaped(budgets.environment)})" if budgets.environment else ""
     *parts, verdict = sections(budgets)
-    lines = [f"### Connection budget{title}", "", f"**{_escaped(verdict.title)}**", ""]
-    lines += _bullets(verdict.lines)
-    for section in parts:
-        if section.verdict is not None:
-            lines += ["", f"**{_escaped(section.title)}**", ""] if section.lines else []
-        elif section.title and (section.table or section.lines or section.groups):
-            lines += ["", f"#### {_escaped(section.title)}", ""]
-        lines += _body(section)
+    lines = [f"### Connection budget{title}", "", f"**{_escaped(verdict.title)}**"]
+    lines += _folded([f"- {_escaped(text)}" for text in verdict.lines])
+    for part in parts:
+        # The verdict of all databases stands above.
+        if not part.is_empty and (part.verdict is None or part.lines):
+            lines += ["", f"#### {_escaped(part.title)}"] if part.title else []
+            lines += _folded(_table(part.table)) if part.table else []
+            lines += _folded([f"- {_escaped(text)}" for text in part.lines])
+            for group in part.groups:
+                lines += ["", *(f"{_escaped(text)}  " for text in group.sentences)]
+                lines += [f"Answer: {_escaped(group.answer)}"] if group.answer else []
+                names = ("  ".join(filter(None, entry)) for entry in group.entries)
+                lines += _folded([f"- {_escaped(name)}" for name in names])
     return "\n".join(lines) + "\n"
 
 
-def _body(section: Section) -> Iterator[str]:
-    """Return the lines of a section; what is long is folded."""
-    table = [
-        "| service | kind | instances x processes x pool | running | deploying |",
-        "|---|---|---|---:|---:|",
-    ]
-    for row in section.table:
-        name = _escaped(row.name) if row.is_counted else f"↳ {_escaped(row.name)}"
-        cells = [name, _escaped(row.what), _escaped(row.formula), row.steady, row.ceiling]
-        table.append(f"| {' | '.join(cells)} |")
-    if section.table:
-        *table, last = table
-        table.append(last.replace("in all", "**in all**"))
-        yield from _folded(table, f"{len(section.table) - 1} rows")
-    yield from _folded(_bullets(section.lines), f"{len(section.lines)} lines")
-    for group in section.groups:
-        yield from ["", *(f"{_escaped(text)}  " for text in group.sentences)]
-        yield f"Answer: {_escaped(group.answer)}" if group.answer else ""
-        names = [f"- {_escaped('  '.join(filter(None, entry)))}" for entry in group.entries]
-        yield from _folded(names, f"{len(names)} names")
+def _table(rows: tuple[Row, ...]) -> list[str]:
+    """Return the lines of a table; the last row is the sum."""
+    lines = ["| service | kind | instances x processes x pool | running | deploying |"]
+    lines.append("|---|---|---|---:|---:|")
+    for row in rows:
+        texts = ("" if row.is_counted else "↳ ") + _escaped(row.name), *map(_escaped, row[1:3])
+        bold = "**" if row is rows[-1] else ""
+        lines.append(f"| {bold}{' | '.join(texts)}{bold} | {row.steady} | {row.ceiling} |")
+    return lines
 
 
-def _folded(lines: list[str], title: str) -> list[str]:
-    """Return lines as they are, or behind a click if they are many."""
+def _folded(lines: list[str]) -> list[str]:
+    """Return lines after an empty one, or behind a click if they are many."""
     if len(lines) <= LONG:
         return ["", *lines]
-    return ["", f"<details><summary>{title}</summary>", "", *lines, "", "</details>"]
-
-
-def _bullets(texts: tuple[str, ...]) -> list[str]:
-    return [f"- {_escaped(text.removeprefix('- '))}" for text in texts]
+    return ["", f"<details><summary>{len(lines)} lines</summary>", "", *lines, "", "</details>"]
 
 
 def _escaped(text: str) -> str:
@@ -225,27 +206,25 @@ def as_annotations(budgets: Budgets) -> str:
 
     GitHub shows ten warnings of a step. The tenth has all unknown numbers that are left.
     """
-    found = [each for each in findings(budgets) if each.rule != "unknown-number"]
-    warnings = [each for each in findings(budgets) if each.rule == "unknown-number"]
-    if len(warnings) > MOST_ANNOTATIONS:
-        kinds = [_in_one_line(group) for group in unknown(budgets)]
-        first = warnings[: MOST_ANNOTATIONS - 1]
-        text = "\n".join([f"{len(warnings) - len(first)} more numbers are unknown.", *kinds])
-        warnings = [*first, Finding("unknown-number", "warning", text, None)]
+    found = list(findings(budgets))
+    warnings = [each for each in found if each.rule == "unknown-number"][MOST_ANNOTATIONS - 1 :]
+    if len(warnings) > 1:
+        kinds = [
+            f"{'; '.join(group.sentences)}: {', '.join(name or at for name, at in group.entries)}"
+            for group in unknown(budgets)
+        ]
+        text = "\n".join([f"{len(warnings)} more numbers are unknown. All of them:", *kinds])
+        found = [each for each in found if each not in warnings]
+        found.append(Finding("unknown-number", "warning", text, None))
     names = {"error": "error", "warning": "warning", "note": "notice"}
     lines = []
-    for each in (*found, *warnings):
+    for each in found:
         place = {"title": "Connection budget"}
         if each.where is not None:
             place["file"] = _relative(each.where.file)
             place |= {"line": str(each.where.line)} if each.where.line is not None else {}
         lines.append(f"{workflow_command(names[each.level], each.text, **place)}\n")
     return "".join(lines)
-
-
-def _in_one_line(group: Group) -> str:
-    names = ", ".join(name or where for name, where in group.entries)
-    return f"{'; '.join(group.sentences)}: {names}"
 
 
 def _relative(file: str) -> str:
@@ -260,32 +239,20 @@ def as_sarif(budgets: Budgets, version: str) -> dict[str, Any]:
     Code scanning shows every result as an alert, so there is no result for what fits. It refuses
     results without a place: those get the place of another one.
     """
-    from pathlib import Path  # noqa: PLC0415  (for SARIF only)
-    from urllib.parse import quote  # noqa: PLC0415  (the same)
+    from urllib.parse import quote  # noqa: PLC0415  (for SARIF only)
 
-    rule_ids = list(RULES)
     rules = [{"id": each, "shortDescription": {"text": text}} for each, text in RULES.items()]
     driver = {"name": "poolkit budget", "version": version, "rules": rules}
     found = [each for each in findings(budgets) if each.level != "note"]
-    places = [each.where for each in found] + [each.database.where for each in budgets.each]
-    anywhere = next((where for where in places if where), SourceLocation(".", 1))
+    anywhere = next((each.where for each in found if each.where), SourceLocation(".", 1))
     results = []
     for each in found:
         where = each.where or anywhere
-        file = _relative(where.file)
-        uri = Path(file).as_uri() if Path(file).is_absolute() else quote(file)
+        file = quote(_relative(where.file))
+        uri = f"file://{file}" if file.startswith("/") else file
         place = {"artifactLocation": {"uri": uri}, "region": {"startLine": where.line or 1}}
-        results.append(
-            {
-                "ruleId": each.rule,
-                "ruleIndex": rule_ids.index(each.rule),
-                "level": each.level,
-                "message": {"text": each.text},
-                "locations": [{"physicalLocation": place}],
-            }
-        )
-    return {
-        "$schema": SARIF_SCHEMA,
-        "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": results}],
-    }
+        result = {"ruleId": each.rule, "ruleIndex": list(RULES).index(each.rule)}
+        result |= {"level": each.level, "message": {"text": each.text}}
+        results.append({**result, "locations": [{"physicalLocation": place}]})
+    runs = [{"tool": {"driver": driver}, "results": results}]
+    return {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": runs}

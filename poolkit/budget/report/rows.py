@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.answers import answer
+from poolkit.budget.concurrency import useful_concurrency
 from poolkit.budget.model import Service
 from poolkit.budget.suggestions import applied, suggestions
 
@@ -52,30 +53,35 @@ class Section(NamedTuple):
     lines: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing below the title, and the title is no verdict."""
+        return not (self.table or self.lines or self.groups or self.verdict)
+
 
 def sections(budgets: Budgets) -> Iterator[Section]:
     """Return the output's parts: unknowns first, each database's table, the verdict last."""
     is_one = len(budgets.each) == 1
     if sum(len(budget.services) for budget in budgets.each) > LONG:
-        yield Section(summary(budgets), verdict=budgets.verdict)
+        yield Section(summary(budgets), budgets.verdict)
     yield Section("Unknown", groups=unknown(budgets))
     for budget in budgets.each:
         title = "" if is_one else f"Database {budget.database.name}"
         yield Section(title, table=table(budget), lines=tuple(database_lines(budget)))
         yield Section("Where the numbers come from", lines=tuple(origins(budget)))
         if not is_one:
-            yield Section(headline(budget), budget.verdict, lines=ways_out(budget))
+            yield Section(headline(budget), budget.verdict, lines=ways_out(budget, budgets.knee))
     reasons: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in budgets.not_counted:
         reasons[each.reason].append((each.name, each.where))
     groups = []
     for reason, entries in reasons.items():
-        more = f"and {len(entries) - MOST} more, which --json lists"
-        shown = [*entries[:MOST], (more, "")] if len(entries) > MOST else entries
+        more = [(f"and {len(entries) - MOST} more, which --json lists", "")]
+        shown = entries[:MOST] + (more if len(entries) > MOST else [])
         groups.append(Group((reason,), tuple(shown)))
     yield Section("Not counted", groups=tuple(groups))
-    ways = ways_out(budgets.only) if is_one else ()
-    yield Section(summary(budgets), budgets.verdict, lines=ways)
+    lines = ways_out(budgets.only, budgets.knee) if is_one else ()
+    yield Section(summary(budgets), budgets.verdict, lines=lines)
 
 
 def table(budget: Budget) -> tuple[Row, ...]:
@@ -194,7 +200,8 @@ def headline(budget: Budget) -> str:
         )
     low, high = database.bounds or (0, 0)
     if low != high:
-        text += f" The limit is an estimate: {low:,} to {high:,} connections are available."
+        text += f" The limit is an estimate: {low:,} to {high:,} connections are available"
+        text += ", and it fits none of these." if budget.is_over else "."
     return text
 
 
@@ -216,21 +223,23 @@ def database_lines(budget: Budget) -> Iterator[str]:
     yield f"{database.reserved} reserved: {database.reserved.origin}"
 
 
-def ways_out(budget: Budget) -> tuple[str, ...]:
-    """Return the suggestions after a heading that is true of each, or what else is to say."""
+def ways_out(budget: Budget, knee: int | None = None) -> tuple[str, ...]:
+    """Return the second ceiling if it is exceeded, and suggestions after a heading true of each."""
     found = suggestions(budget)
-    texts = tuple(f"- {each.text}" for each in found[:MOST])
+    texts = [f"- {each.text}" for each in found[:MOST]]
     if len(found) > MOST:
-        texts = (*texts, f"- and {len(found) - MOST} more, which --json lists")
-    changes = [each for each in found if each.changes]
-    if changes:
-        one = "Each of these" if len(found) > 1 else "This"
+        texts.append(f"- and {len(found) - MOST} more, which --json lists")
+    if change := next((each for each in found if each.changes), None):
         # All suggestions leave the same numbers unknown.
-        after = applied(budget, changes[0]).verdict
-        heading = f"{one} makes the known part fit; the deployment then {after}:"
-        if after == "fits":
-            heading = f"{one} makes it fit:"
-        return (heading, *texts)
-    if not found and (budget.is_over or budget.overloads):
-        return ("No change of pools, instances or max_connections makes it fit.",)
-    return texts
+        after, one = applied(budget, change).verdict, "Each of these" if len(found) > 1 else "This"
+        heading = f"{one} makes it fit:"
+        if after != "fits":
+            heading = f"{one} makes the known part fit; the deployment then {after}:"
+        texts.insert(0, heading)
+    elif not found and (budget.is_over or budget.overloads):
+        texts.append("No change of pools, instances or max_connections makes it fit.")
+    note = useful_concurrency(budget.database, knee).note(budget.known)
+    return (
+        *([f"But {note}"] if note and budget.verdict == "fits" else filter(None, [note])),
+        *texts,
+    )

@@ -32,7 +32,7 @@ _COLOURS: dict[Verdict | None, str] = {
 def print_budgets(budgets: Budgets, console: Console) -> None:
     """Print all sections."""
     for section in sections(budgets):
-        if not (section.table or section.lines or section.groups or section.verdict):
+        if section.is_empty:
             continue
         if section.title:
             style = f"bold {_COLOURS.get(section.verdict, '')}"
