@@ -111,6 +111,17 @@ def test_a_function_through_a_proxy(budget):
     assert found.verdict == "fits"
 
 
+def test_the_secret_of_a_database_beside_the_address_of_its_proxy(budget):
+    """One expression has both; the secret holds the credentials for the way through the proxy."""
+    variables = {
+        "DB_HOST": Ref("aws_db_proxy.pool.endpoint"),
+        "SECRET_ARN": Ref("aws_db_instance.db.master_user_secret"),
+    }
+    proxy = resource("aws_db_proxy.pool", {"name": "pool", "engine_family": "POSTGRESQL"})
+    found = budget(Module(*rds(), proxy, function(variables=variables)), "api=1+0")
+    assert [each.through for each in found.services] == ["pool"]
+
+
 def test_the_smallest_member_limits_an_aurora_cluster(budget):
     """Two members of one cluster count once, with the parameter group of the cluster."""
     cluster = resource(
@@ -174,7 +185,9 @@ def test_a_function_refers_to_the_database_of_its_key_only(folder):
     )
     folder.write("infra.json", root.plan())
     found = folder.budgets("infra.json")
-    clients = {each.database.name: [service.name for service in each.services] for each in found.each}
+    clients = {
+        each.database.name: [service.name for service in each.services] for each in found.each
+    }
     assert clients == {
         'module.db["a"].aws_db_instance.db': ["a"],
         'module.db["b"].aws_db_instance.db': ["b"],

@@ -181,11 +181,11 @@ class Graph:
 
         Args:
             names: the references.
-            is_open: leave out attributes whose values the plan has.
+            is_open: leave out attributes whose values the plan has, and credentials beside an address.
             through_locals: a local of a module stands for all that the module has and receives.
 
         """
-        found, hidden = set[str](), dict[str, str]()
+        found, credentials, hidden = set[str](), set[str](), dict[str, str]()
         todo, seen = list(names), set[_Name]()
         while todo:
             if (name := todo.pop()) in seen:
@@ -215,8 +215,10 @@ class Graph:
                     attribute = rest[0][0] if is_open and rest else ""
                     value = get_path(self.nodes[each].written, "values", attribute)
                     unknown = get_path(self.nodes[each].change, "after_unknown", attribute)
-                    found |= {each} if value is None or unknown else set()
-        return found, hidden
+                    if value is None or unknown:
+                        is_address = attribute not in table("terraform")["no_address"]
+                        (found if is_address else credentials).add(each)
+        return found or credentials, hidden
 
     def _outside(self, scope: str, expression: Any) -> Iterator[_Name]:
         """Return the references of an expression in the call of a module."""
