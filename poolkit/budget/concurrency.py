@@ -38,9 +38,9 @@ class Concurrency:
         if connections is None or self.most is None or connections <= self.most:
             return ""
         on = "" if self.vcpus is None else f" on {self.vcpus:g} vCPU"
-        why = f"about {self.busy:,} can compute, and no load is known to gain from more than"
-        if self.knee is not None:
-            why = "the run's latency grew faster than its throughput above"
+        why = "the run's latency grew faster than its throughput above"
+        if self.knee is None:
+            why = f"about {self.busy} can compute, and no load is known to gain from more than"
         return f"{connections:,} connections{on} will not run at once: {why} {self.most:,}."
 
 
@@ -70,7 +70,7 @@ def knee_of_run(path: Path) -> int | None:
         repeat.get("connections", {}).get("peak") or 0
         for target, knee in knees.items()
         for level in levels.get(target, ())
-        if knee and level["name"] == knee["level"]
+        if knee and level.get("name") == knee["level"]
         for repeat in level["repeats"]
     ]
     return max(at_knee, default=0) or None

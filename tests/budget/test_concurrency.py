@@ -7,6 +7,7 @@ import pytest
 from poolkit.budget.concurrency import knee_of_run, useful_concurrency
 from poolkit.budget.limits import class_limit
 from poolkit.budget.model import Database
+from poolkit.budget.report.rows import ways_out
 from poolkit.errors import RunFolderError
 
 
@@ -32,6 +33,20 @@ def test_more_connections_than_that_get_a_note():
     assert (found.note(40), found.note(None)) == ("", "")
     assert all(part in found.note(1700) for part in ("1,700 connections", "2 vCPU", "40"))
     assert useful_concurrency(database("db.r9g.large")).note(1700) == ""
+
+
+def test_the_output_has_the_note(folder):
+    """A deployment that fits may still have more connections than its server can put to use."""
+    folder.write(
+        "db.yaml",
+        "Resources:\n  Db:\n    Type: AWS::RDS::DBInstance\n"
+        "    Properties: {Engine: postgres, DBInstanceClass: db.r6g.large}\n",
+    )
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    few, many = (folder.budget(services=(f"web={size}+0x1",)) for size in (20, 1200))
+    assert (few.verdict, many.verdict) == ("fits", "fits")
+    assert not any("vCPU" in line for line in ways_out(few))
+    assert "1,204 connections on 2 vCPU" in ways_out(many)[0]
 
 
 def results(tmp_path, knees):

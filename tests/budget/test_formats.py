@@ -345,6 +345,16 @@ def test_a_run_is_compared_with_the_ceilings(shop):
     assert "web: at most 31 open with 1 process(es), ABOVE the 30" in bad.stderr
 
 
+def test_the_knee_of_a_run_is_the_second_ceiling(shop):
+    """More connections than the target had at its knee fit, and will not run at once."""
+    results = a_run(shop.path / "run", 3) / "results.json"
+    found = json.loads(results.read_text())
+    found["levels"]["web"][0]["name"] = "1 user"
+    write_json(results, {**found, "knees": {"web": {"level": "1 user"}, "lambda": None}})
+    answer = shop.run(*KNOWN, "--check-run", "run", columns="160")
+    succeeded(answer, "will not run at once: the run's latency grew faster than its throughput")
+
+
 def test_a_folder_that_is_no_run_is_refused(shop):
     """The message has what was expected."""
     refused(shop.run(*KNOWN, "--check-run", "."), "not a run of `poolkit compare`")
