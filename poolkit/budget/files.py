@@ -91,7 +91,9 @@ class Files:
             self.unread.append(Unread(document.where(), f"a state as Terraform stores it: {HINT}"))
         elif has_resources or "AWSTemplateFormatVersion" in data:
             self.templates.append(document)
-        elif has_services or (isinstance(services, dict) and _COMPOSE.match(name)):
+        elif has_services or (
+            _COMPOSE.match(name) and isinstance(services or data.get("include"), dict | list)
+        ):
             self.compose.append(document)
         else:
             return False
