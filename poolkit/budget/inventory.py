@@ -277,8 +277,7 @@ def _declared(name: str, assignment: Assignment) -> Service:
 
     def quantity(value: int | None) -> Quantity:
         if value is None:
-            form = f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES"
-            return unknown(f"no file has it; declare it: {form}")
+            return unknown("no file has it")
         return known(value, assignment.text)
 
     return Service(

@@ -222,10 +222,7 @@ def _number(
 def _why_no_preset(workload: Workload) -> str:
     """Return why the workload's variables do not name a preset; empty if they do."""
     if not any(name in workload.variables for name in _DECISIVE):
-        reason = (
-            "without POOLKIT_TARGET its pool is unknown; give the connections of a process with "
-            f"--service {workload.name}=POOL+OVERFLOW (SQLAlchemy's default is 5+10)"
-        )
+        reason = "without POOLKIT_TARGET its pool is unknown (SQLAlchemy's default is 5+10)"
         if workload.requests and workload.requests.is_known:
             reason += f"; with one for each request, at most {workload.requests}"
         if workload.hidden_variables and not uses_database(workload):

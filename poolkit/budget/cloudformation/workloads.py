@@ -456,10 +456,7 @@ def _uncounted(
     parts: Sequence[Resource],
     signs: tuple[Evidence, ...] = (),
 ) -> Workload:
-    reason = (
-        "the template does not say how many run at once; give "
-        f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES, or --ignore {name}"
-    )
+    reason = "the template does not say how many run at once"
     variables = {
         key: _variable(value, str(each.where()), graph)
         for each in parts

@@ -47,10 +47,7 @@ def processes(workload: Workload) -> ProcessCount:
     if workload.unit == "execution environment":
         return ProcessCount(known(1, "one process in an execution environment"))
     if workload.command is None:
-        reason = (
-            "the image decides which command runs; give the processes with "
-            f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
-        )
+        reason = "the image decides which command runs"
         has_number = bool(workload.text("WEB_CONCURRENCY"))
         return ProcessCount(
             _of_variable("WEB_CONCURRENCY", workload)
@@ -92,10 +89,7 @@ def names_program(workload: Workload, programs: Collection[str]) -> bool:
 
 def _unclear(workload: Workload, words: Sequence[str]) -> ProcessCount:
     program = " ".join(words)[:40]
-    reason = (
-        f"the number of processes that {program!r} starts is unknown; give it with "
-        f"--service {workload.name}=POOL+OVERFLOWxPROCESSES"
-    )
+    reason = f"the number of processes that {program!r} starts is unknown"
     return ProcessCount(unknown(reason, workload.where))
 
 

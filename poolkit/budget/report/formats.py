@@ -27,7 +27,7 @@ from poolkit.thresholds.outputs import MOST_ANNOTATIONS, workflow_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.report.rows import Row
+    from poolkit.budget.report.rows import Row, Section
     from poolkit.budget.verdict import Budget, Budgets
 
 VERSION = 2
@@ -108,19 +108,27 @@ def as_markdown(budgets: Budgets) -> str:
     title = f" ({_escaped(budgets.environment)})" if budgets.environment else ""
     *parts, verdict = sections(budgets)
     lines = [f"### Connection budget{title}", "", f"**{_escaped(verdict.title)}**"]
-    lines += _folded([f"- {_escaped(text)}" for text in verdict.lines])
+    lines += _lines(verdict)
     for part in parts:
         # The verdict of all databases stands above.
         if not part.is_empty and (part.verdict is None or part.lines):
             lines += ["", f"#### {_escaped(part.title)}"] if part.title else []
             lines += _folded(_table(part.table)) if part.table else []
-            lines += _folded([f"- {_escaped(text)}" for text in part.lines])
+            lines += _lines(part)
             for group in part.groups:
                 lines += ["", *(f"{_escaped(text)}  " for text in group.sentences)]
-                lines += [f"Answer: {_escaped(group.answer)}"] if group.answer else []
+                lines += [_escaped(f"Answer: {group.answer}")] if group.answer else []
                 names = ("  ".join(filter(None, entry)) for entry in group.entries)
                 lines += _folded([f"- {_escaped(name)}" for name in names])
     return "\n".join(lines) + "\n"
+
+
+def _lines(section: Section) -> list[str]:
+    """Return the lines of a section as a list; a line before a list of suggestions is none."""
+    heads = [text for text in section.lines if section.verdict and not text.startswith("- ")]
+    items = [text.removeprefix("- ") for text in section.lines if text not in heads]
+    shown = [line for text in heads for line in ("", _escaped(text))]
+    return shown + (_folded([f"- {_escaped(text)}" for text in items]) if items else [])
 
 
 def _table(rows: tuple[Row, ...]) -> list[str]:

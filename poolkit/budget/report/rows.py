@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -121,15 +122,18 @@ def unknown(budgets: Budgets) -> tuple[Group, ...]:
     for budget in budgets.each:
         for name, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
             of = list(gaps)
-            texts = (f"{gap.number.replace('_', ' ')}: {gap.reason}" for gap in of)
-            # The same sentence about several services has a placeholder for their names.
-            general = tuple(text.replace(f" {name}=", " NAME=") for text in texts)
+            texts = tuple(f"{gap.number.replace('_', ' ')}: {gap.reason}" for gap in of)
             how = answer(budget, name, "NAME")
             file = f", or {how.entry('NAME')} in [tool.poolkit.budget]" if how.table else ""
-            found[general, how.flag + file][name, str(of[0].where or "")] = None
+            file += "; --ignore NAME if it opens no connection" if how.table == "services" else ""
+            found[texts, how.flag + file][name, str(of[0].where or "")] = None
     for part in budgets.unread:
         found[(part.reason,), ""]["", str(part.where)] = None
-    groups = [Group(texts, tuple(entries), how) for (texts, how), entries in found.items()]
+    groups = []
+    for (texts, text), entries in found.items():
+        names = [name for name, _ in entries if re.fullmatch(r"[\w-]+", name)]
+        only = names[0] if len(names) == len(entries) == 1 else "NAME"
+        groups.append(Group(texts, tuple(entries), text.replace("NAME", only)))
     return tuple(sorted(groups, key=lambda group: -len(group.entries)))
 
 
@@ -201,7 +205,7 @@ def headline(budget: Budget) -> str:
     low, high = database.bounds or (0, 0)
     if low != high:
         text += f" The limit is an estimate: {low:,} to {high:,} connections are available"
-        text += ", and it fits none of these." if budget.is_over else "."
+        text += "; even the most is too few." if budget.is_over else "."
     return text
 
 

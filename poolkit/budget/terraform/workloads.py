@@ -233,10 +233,7 @@ class _Plan:
                 continue
             is_led = self.reached(name)[0] or node.hidden or node.refers_to & self._network.keys()
             if is_led and not any(_is(node.type, each) for each in passed):
-                reason = (
-                    f"the number of connections of {node.type} is unknown; give "
-                    f"--service {name}=POOL+OVERFLOWxPROCESSES@INSTANCES, or --ignore {name}"
-                )
+                reason = f"the number of connections of {node.type} is unknown"
                 yield Workload(
                     name=name,
                     platform=node.type,
