@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Quantity, known, unknown
-from poolkit.budget.processes.command_lines import names_program, option, processes
+from poolkit.budget.processes.command_lines import names_program, option, processes, started
 from poolkit.budget.signs import uses_database
 from poolkit.budget.software import software_of
 from poolkit.budget.tables import table
@@ -160,18 +160,16 @@ def _of_software(workload: Workload, softwares: Collection[Software]) -> _Known 
     """Return the pool of known software or of a framework's settings; None if there is none."""
     software, where = software_of(workload, softwares), workload.where
     nothing = known(0, "no overflow")
-    if software is not None and software.role == "server":
-        # psql or pg_dump in the server's image, or a script of them; -j starts more at a time.
-        names = (
-            "-j",
-            "--jobs",
-            "--client",
-            *(["-c"] if names_program(workload, {"pgbench"}) else []),
-        )
+    program, arguments = started(workload)
+    line = " ".join((program, *arguments))
+    is_single = re.match(table("programs")["one_connection"], line) is not None
+    if is_single or (software is not None and software.role == "server"):
+        # psql or pg_dump, a script of them in the server's image, or a migration; -j starts more.
+        names = ("-j", "--jobs", "--client", *(["-c"] if "pgbench" in line else []))
         jobs = option(" ".join(workload.command or ()).split(), names)
         more = int(jobs) if jobs and jobs.isdecimal() else 0
-        size = known(1 + more, f"{where}: a client in the server's image")
-        return _Known(size, nothing, known(1, "one client"))
+        size = known(1 + more, f"{workload.command_origin}: a single client", where)
+        return _Known(size, nothing, known(1, "a single client"))
     if software is not None and software.role == "client":
         size_of = _number(workload, software.pool, software.default, software.name)
         if size_of is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from poolkit.budget.processes.command_lines import names_program, started_program
+from poolkit.budget.processes.command_lines import names_program, started
 from poolkit.budget.processes.programs import PROGRAMS
 from poolkit.budget.signs import SERVERS, engines_besides
 from poolkit.budget.tables import table
@@ -141,7 +141,7 @@ def is_no_client(
     found = software_of(workload, known)
     if found is not None and found.role == "none":
         # An image that is built on it may start another program.
-        program, words = started_program(workload), " ".join(workload.command or ())
+        program, words = started(workload)[0], " ".join(workload.command or ())
         is_same = program[:1] in ("", "-") or any(
             each.rpartition("/")[2] in words for each in found.images
         )
@@ -154,7 +154,7 @@ def _runs(workload: Workload, software: Software) -> bool:
     """Return whether a container runs the server or pooler of its image."""
     if workload.unit == "init container":
         return False
-    program = started_program(workload)
+    program = started(workload)[0]
     if not program or program.startswith("-") or names_program(workload, set(software.programs)):
         return True
     text = " ".join(workload.command or ())

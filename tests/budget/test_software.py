@@ -1,5 +1,7 @@
 """Images: servers, poolers, clients with their pools, and software that connects to no database."""
 
+import shlex
+
 import pytest
 
 from poolkit.budget.model import Overlap, Variable, Workload, known
@@ -160,6 +162,24 @@ def test_a_similar_name_is_not_the_software(image):
 def test_known_software_has_its_pool(image, variables, expected):
     """By its documented variable, its default, or the parameter of a URL."""
     assert numbers(container(image, **variables)) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("alembic upgrade head", (1, 1, 0)),
+        ("python manage.py migrate --noinput", (1, 1, 0)),
+        ("bundle exec rails db:migrate", (1, 1, 0)),
+        ("npx prisma migrate deploy", (1, 1, 0)),
+        ("flyway migrate", (1, 1, 0)),
+        ("pg_dump -j 4 app", (1, 5, 0)),
+        ("sh -c 'alembic upgrade head && gunicorn -w 4 app'", (4, None, None)),
+        ("python manage.py runserver", (1, None, None)),
+    ],
+)
+def test_a_migration_or_dump_has_one_connection(command, expected):
+    """In any image, if the command does nothing else."""
+    assert numbers(container("example/app", *shlex.split(command))) == expected
 
 
 def test_rails_has_a_connection_for_each_thread():

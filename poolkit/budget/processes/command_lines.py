@@ -76,9 +76,9 @@ def processes(workload: Workload) -> ProcessCount:
     return ProcessCount(known(max(1, together), origin, workload.where))
 
 
-def started_program(workload: Workload) -> str:
-    """Return the program that a command line starts in the end; empty if the image decides."""
-    return _unwrap([_expanded(word, workload) for word in workload.command or ()])[0]
+def started(workload: Workload) -> tuple[str, Sequence[str]]:
+    """Return the program that a command line starts, and its arguments; empty: the image decides."""
+    return _unwrap([_expanded(word, workload) for word in workload.command or ()])
 
 
 def names_program(workload: Workload, programs: Collection[str]) -> bool:
