@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from poolkit.budget.live import Check
+    from poolkit.budget.model import Pooler, Service
 
 
 def compute_budget(options: Options) -> Budgets:
@@ -56,7 +57,7 @@ def compute_budget(options: Options) -> Budgets:
     databases = _databases(inventory.databases, options)
     names = {each.name for each in databases}
     of_others = [
-        NotCounted.of(each.service, "it connects to another database")
+        NotCounted.of(each.part, "it connects to another database")
         for each in inventory.clients
         if options.database and not each.may_use(names)
     ]
@@ -65,23 +66,26 @@ def compute_budget(options: Options) -> Budgets:
         "unread": inventory.unread,
         "environment": options.environment,
     }
-    budgets = [
-        Budget(
+    budgets = []
+    for database in databases:
+        clients = [each for each in inventory.clients if each.may_use({database.name})]
+        poolers = [each for each in inventory.poolers if each.may_use({database.name})]
+        budget = Budget(
             database=database,
-            services=tuple(
-                each.service for each in inventory.clients if each.may_use({database.name})
-            ),
-            poolers=tuple(
-                pooler
-                for pooler, behind in inventory.poolers
-                if not behind or database.name in behind
-            ),
+            services=tuple(each.part for each in clients),
+            poolers=tuple(each.part for each in poolers),
             migrations=options.migrations,
             operators=options.operators,
             **common,
         )
-        for database in databases
-    ]
+        if budget.verdict == "does not fit":
+            # That may not follow from a client which perhaps connects to another database.
+            parts: list[Service | Pooler] = []
+            parts += [each.unless_certain(database.name) for each in clients]
+            parts += [each.unless_certain(database.name) for each in poolers]
+            for part in parts:
+                budget = budget.with_part(part)
+        budgets.append(budget)
     return Budgets(each=tuple(budgets), **common)
 
 

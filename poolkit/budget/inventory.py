@@ -11,7 +11,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
@@ -54,28 +54,43 @@ _NO_ADDRESS = re.compile(rf"SECRET|CREDENTIAL|ARN|{_NO_HOST.pattern}")
 _ADDRESS = re.compile(
     r"://|\bhost=|(host|server|endpoint|addr|address|url|uri|dsn)=", re.IGNORECASE
 )
+_Part = TypeVar("_Part", "Service", "Pooler")
 _Named = TypeVar("_Named", "Workload", "Database")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Client:
-    """A service and the names of the databases that it may connect to; empty: any."""
+class Client(Generic[_Part]):
+    """A service or pooler, and the names of the databases that it may connect to."""
 
-    service: Service
-    databases: frozenset[str] = frozenset()
+    part: _Part
+    certain: frozenset[str] = frozenset()
+    possible: frozenset[str] = frozenset()
+    """With `certain` empty: any."""
 
     def may_use(self, databases: Collection[str]) -> bool:
         """Return whether it may connect to one of some databases."""
-        return not self.databases or not self.databases.isdisjoint(databases)
+        named = self.certain | self.possible
+        return not named or not named.isdisjoint(databases)
+
+    def unless_certain(self, database: str) -> _Part:
+        """Return the part, with an unknown number unless it certainly connects to the database."""
+        if database in self.certain or len(self.possible) < 2:
+            return self.part
+        listed = ", ".join(sorted(self.possible))
+        reason = f"it is unclear to which of these it connects: {listed}"
+        hint = f"name the server in a variable, or give --ignore {self.part.name}"
+        # The share of a proxy does not depend on its instances.
+        number = "instances" if getattr(self.part, "percent", None) is None else "percent"
+        changes: dict[str, Any] = {number: unknown(f"{reason}; {hint}")}
+        return dataclasses.replace(self.part, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """Everything found; `unread` may hold more services."""
 
-    clients: tuple[Client, ...] = ()
-    poolers: tuple[tuple[Pooler, frozenset[str]], ...] = ()
-    """Each with the names of the databases behind it; none: any."""
+    clients: tuple[Client[Service], ...] = ()
+    poolers: tuple[Client[Pooler], ...] = ()
     databases: tuple[Database, ...] = ()
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
@@ -133,10 +148,10 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     servers = _Servers(poolers, databases, described, known_software)
     counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
     if not workloads:
-        counted = [Client(service=_declared(*each)) for each in assignments.items()]
+        counted = [Client(part=_declared(*each)) for each in assignments.items()]
     return Inventory(
         clients=tuple(counted),
-        poolers=tuple((each, servers.behind[each.name]) for each in poolers),
+        poolers=tuple(Client(part=each, possible=servers.behind[each.name]) for each in poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
         unread=(*files.unread, *(each for found in described for each in found.unread)),
@@ -197,9 +212,9 @@ def _counted(
     ignored: Collection[str],
     most_migrations: int,
     servers: _Servers,
-) -> tuple[list[Client], list[NotCounted]]:
+) -> tuple[list[Client[Service]], list[NotCounted]]:
     """Return the workloads that count, and the others with the reason."""
-    counted: list[Client] = []
+    counted: list[Client[Service]] = []
     left_out: list[NotCounted] = []
     migrations = 0
     for workload in clients:
@@ -227,8 +242,11 @@ def _counted(
         if reason:
             left_out.append(NotCounted.of(workload, reason))
             continue
-        is_any = not all(each.databases for each in signs)
-        named = frozenset(name for each in signs for name in each.databases)
+        # Several databases, or the network alone, do not show to which one it connects.
+        clear = [each for each in signs if len(each.databases) == 1 and not each.is_network]
+        sure = frozenset[str]().union(*(each.databases for each in clear))
+        every = [each.databases or servers.names for each in signs] or [servers.names]
+        possible = frozenset[str]().union(*every)
         # A client with two ways may use the direct one only, which is the larger number.
         poolers = [each.pooler for each in signs if each.pooler]
         is_direct = any(each.is_direct for each in signs)
@@ -237,7 +255,7 @@ def _counted(
             why=signs[0].reason if signs else unread,
             through="" if is_direct or not poolers else poolers[0].name,
         )
-        counted.append(Client(service=service, databases=frozenset() if is_any else named))
+        counted.append(Client(part=service, certain=sure, possible=possible))
     return counted, left_out
 
 
@@ -304,6 +322,7 @@ class _Servers:
         known_software: tuple[Software, ...],
     ) -> None:
         self.software = known_software
+        self.names = frozenset(each.name for each in databases)
         self._aliases = {key: to for each in described for key, to in each.aliases.items()}
         kinds = {each.engine for each in databases}
         self._by_engine = {
@@ -329,7 +348,6 @@ class _Servers:
             )
             for each in poolers
         }
-        every = frozenset(each.name for each in databases)
         fronts: dict[ResourceKey | str, Pooler] = {}
         for key in (key for each in described for key in each.entry_points):
             # A load balancer in front of the only PgBouncer of its stack leads to it.
@@ -343,7 +361,7 @@ class _Servers:
                 [*([each.resource] if each.resource else []), *each.hosts], each
             )
         for end, pooler in fronts.items():
-            self._ways.setdefault(end, _Way(self.behind[pooler.name] or every, pooler))
+            self._ways.setdefault(end, _Way(self.behind[pooler.name] or self.names, pooler))
 
     def _led(self, keys: Iterable[ResourceKey], hosts: Iterable[str]) -> list[_Way]:
         """Return the ways that begin at resources, at what they stand for, and at host names."""
@@ -369,7 +387,8 @@ class _Servers:
                 unclear.append(_Sign(label, is_open=is_open))
             elif found.engine in self._by_engine:
                 # A URL of one engine may lead to each server of this engine.
-                unclear.append(_Sign(label, self._by_engine[found.engine], is_open=True))
+                is_open = variable is None or _is_address(name, variable)
+                unclear.append(_Sign(label, self._by_engine[found.engine], is_open=is_open))
         for each in workload.evidence:
             ways = self._led(each.leads_to, each.hosts)
             databases = frozenset[str]().union(*(way.databases for way in ways))

@@ -414,3 +414,20 @@ def test_each_compose_file_is_a_deployment_of_its_own(folder):
         "compose/db": ["compose/web", "compose/job"],
         "staging.compose/db": ["staging.compose/web", "staging.compose/job"],
     }
+
+
+def test_a_client_of_one_of_several_servers_makes_none_too_small(folder):
+    """It may be the other one, so "does not fit" does not follow, and "fits" only if both do."""
+    folder.write(
+        "compose.yaml",
+        """
+        services:
+          orders: {image: "postgres:17"}
+          users: {image: "postgres:17"}
+          web: {image: example.org/web, environment: {DATABASE_URL: "postgresql://app@${HOST}/app"}}
+        """,
+    )
+    found = folder.budgets(services=("web=150+0x1",))
+    assert {each.verdict for each in found.each} == {"cannot be shown to fit"}
+    assert "orders, users" in found.each[0].gaps[0].reason
+    assert folder.budgets(services=("web=50+0x1",)).verdict == "fits"
