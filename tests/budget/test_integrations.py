@@ -21,7 +21,7 @@ STEP = ACTION["runs"]["steps"][-1]
 COMPOSE = """
     services:
       db: {image: "postgres:17"}
-      web: {image: x, environment: {POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: prod}, scale: %d}
+      web: {image: x, environment: {POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: prod}, scale: %s}
 """
 
 
@@ -40,7 +40,10 @@ def act(folder, **inputs):
     return run("bash", "-e", "-c", STEP["run"], cwd=folder.path, environ=variables, clean=True)
 
 
-@pytest.mark.parametrize(("scale", "status", "verdict"), [(3, 0, "fits"), (4, 1, "does not fit")])
+@pytest.mark.parametrize(
+    ("scale", "status", "verdict"),
+    [(3, 0, "fits"), (4, 1, "does not fit"), ('"?"', 3, "cannot be shown to fit")],
+)
 def test_the_action_annotates_sums_up_and_decides(folder, scale, status, verdict):
     """The verdict as an output, a summary, annotations, SARIF, and the status of the command."""
     folder.write("compose.yaml", COMPOSE % scale)
@@ -48,7 +51,8 @@ def test_the_action_annotates_sums_up_and_decides(folder, scale, status, verdict
     assert answer.returncode == status, answer.stderr
     assert (folder.path / "output").read_text() == f"verdict={verdict}\n"
     assert "### Connection budget" in (folder.path / "summary").read_text()
-    assert "::error" in answer.stdout or verdict == "fits"
+    assert ("::error" in answer.stdout) == (verdict == "does not fit")
+    assert ("::warning" in answer.stdout) == (status == 3)
     assert json.loads((folder.path / "budget.sarif").read_text())["version"] == "2.1.0"
 
 
