@@ -342,62 +342,52 @@ def _managed(function: Resource) -> tuple[Quantity, Quantity]:
 
 def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every revision of every web function, with the environments of its endpoints."""
-    names: dict[str, ResourceKey] = {
-        identity(each.get("FunctionName")): each.key
-        for each in _every(stacks, "AWS::Lambda::WebFunction")
-        if each.get("FunctionName")
-    }
+    names: dict[str, str] = {}
+    for each in _every(stacks, "AWS::Lambda::WebFunction"):
+        name = each.get("FunctionName")
+        label = name if isinstance(name, str) else each.logical_id
+        names |= {identity(name): label, str(each.key): label}
 
-    def owner(resource: Resource) -> ResourceKey | str | None:
+    def owner(resource: Resource) -> str:
+        """Return the name of the web function that an endpoint or a revision belongs to."""
         named = resource.get("FunctionName")
-        found = next((each.resource for each in references(named)), None)
-        return found or names.get(identity(named), identity(named))
+        key = next((str(each.resource) for each in references(named)), identity(named))
+        return names.get(key, key)
 
-    revisions, endpoints = _every(stacks, _REVISION), _every(stacks, _ENDPOINT)
-    owners = [owner(each) for each in revisions]
-    for revision, own in zip(revisions, owners, strict=True):
-        where = revision.where()
+    endpoints = [(owner(each), each) for each in _every(stacks, _ENDPOINT)]
+    revisions = [(owner(each), each) for each in _every(stacks, _REVISION)]
+    for name, revision in revisions:
+        where, why = revision.where(), "only the account's vCPU quota limits an endpoint"
+        path = ("ScalingConfig", "MaxEnvironments")
         most = [
-            endpoint.quantity(
-                "ScalingConfig",
-                "MaxEnvironments",
-                why="without MaxEnvironments, only the account's vCPU quota limits an endpoint",
-            )
-            for endpoint in endpoints
-            if owner(endpoint) == own
-            for _ in endpoint.get("Regions") or ("home",)
+            endpoint.quantity(*path, why=f"without MaxEnvironments, {why}")
+            for own, endpoint in endpoints
+            if own == name
+            for _ in endpoint.get("Regions") or ("home",)  # each region has as many
         ]
-        instances = next((each for each in most if each.value is None), None)
-        if not most:
-            instances = unknown("no endpoint of the web function is in the templates", where)
-        if instances is None:
-            summed = total(*(each.value for each in most)) or 0
-            instances = known(summed, " + ".join(each.origin for each in most), where)
         per = revision.quantity(
             "ServiceConfig",
             "MaxConcurrencyPerEnvironment",
             default=_PER_WEB_ENVIRONMENT,
-            why="64, the default of MaxConcurrencyPerEnvironment",
+            why=f"{_PER_WEB_ENVIRONMENT}, the default of MaxConcurrencyPerEnvironment",
         )
-        bound = f"; an environment has at most {per} requests at once"
-        if instances.is_known:
-            instances = dataclasses.replace(instances, origin=instances.origin + bound)
-        overlap = Overlap()
-        if owners.count(own) == 1:
-            origin = (
-                f"{where}: the environments of the old revision end after those of the new begin"
-            )
-            overlap = Overlap(kind="percent", amount=100, origin=origin)
-        named = get_path(revision.properties, "FunctionName")
+        summed = total(*(each.value for each in most))
+        origin = " + ".join(each.origin for each in most)
+        instances = known(summed or 0, f"{origin}; each has at most {per} requests at once", where)
+        if summed is None or not most:
+            open_ones = [each for each in most if each.value is None]
+            nothing = unknown("no endpoint of the web function is in the templates", where)
+            instances = open_ones[0] if open_ones else nothing
+        # An old revision that is in the template is counted by itself.
+        is_alone = sum(own == name for own, _ in revisions) == 1
+        origin = f"{where}: the environments of the old revision end after the new ones begin"
         yield Workload(
-            name=named
-            if isinstance(named, str)
-            else getattr(own, "logical_id", revision.logical_id),
+            name=name,
             platform="Lambda web function",
             unit="execution environment",
             where=where,
             instances=instances,
-            overlap=overlap,
+            overlap=Overlap(kind="percent", amount=100 * is_alone, origin=origin),
             **_variables(revision, graph, "ServiceConfig", "EnvironmentVariables"),
             requests=per,
             resource=revision.key,
