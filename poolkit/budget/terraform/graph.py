@@ -110,12 +110,12 @@ class Graph:
         while todo:
             scope, call = todo.pop()
             self._calls[scope.rstrip(".")] = call
-            for each in get_path(call, "module", "resources") or []:
+            for each in map(_dict, _list(get_path(call, "module", "resources"))):
                 configured[f"{scope}{each.get('address')}"] = each
-            inner = get_path(call, "module", "module_calls") or {}
-            todo += [(f"{scope}module.{name}.", each) for name, each in inner.items()]
-        changes = document.at("resource_changes") or []
-        change_of = {get_path(each, "address"): get_path(each, "change") for each in changes}
+            inner = _dict(get_path(call, "module", "module_calls"))
+            todo += [(f"{scope}module.{name}.", _dict(each)) for name, each in inner.items()]
+        changes = [*map(_dict, _list(document.at("resource_changes")))]
+        change_of = {str(each.get("address")): each.get("change") for each in changes}
         for path, found in _resources(document):
             address = str(found.get("address"))
             unkeyed = re.sub(_KEY, "", address)
@@ -132,7 +132,7 @@ class Graph:
                 scope = match[1] or ""
 
     def _dependencies(self, node: Node) -> set[str]:
-        every = [self._unkeyed[name] for name in node.written.get("depends_on") or []]
+        every = [self._unkeyed[str(name)] for name in _list(node.written.get("depends_on"))]
         beside = [[each for each in one if self.nodes[each].scope == node.scope] for one in every]
         return {each for one, own in zip(every, beside, strict=True) for each in own or one}
 
@@ -140,10 +140,10 @@ class Graph:
 
     def _evaluate(self, node: Node) -> None:
         """Set a node's values, and what its expressions refer to."""
-        expressions = node.config.get("expressions") or {}
+        expressions = _dict(node.config.get("expressions"))
         sensitive = node.written.get("sensitive_values") or get_path(node.change, "after_sensitive")
-        shown = node.written.get("values") or {}
-        unknown = get_path(node.change, "after_unknown") or {}
+        shown = _dict(node.written.get("values"))
+        unknown = _dict(get_path(node.change, "after_unknown"))
         for name in {**shown, **unknown}:
             # Without an expression the provider chooses the value, which is its default.
             if unknown.get(name) is True and node.config and name not in expressions:
@@ -160,7 +160,7 @@ class Graph:
         """Return what an expression refers to, in place of a value that is not in the file."""
         names = list(node.names(expression))
         if expression is None and node.config:
-            names = [_Name("dynamic", node.scope)]
+            names = [_Name("dynamic.block", node.scope)]
         is_variable = name in table("terraform")["variables"]
         found, hidden = self._resolved(names, is_open=True, through_locals=is_variable)
         reason = "it is known only after apply, or sensitive"
@@ -188,14 +188,15 @@ class Graph:
         found, credentials, hidden = set[str](), set[str](), dict[str, str]()
         todo, seen = list(names), set[_Name]()
         while todo:
-            if (name := todo.pop()) in seen:
+            name = todo.pop()
+            steps, scope = _STEP.findall(name.text), name.scope
+            if name in seen or len(steps) < 2:
                 continue
             seen.add(name)
-            steps, scope = _STEP.findall(name.text), name.scope
             received = get_path(self._calls.get(re.sub(_KEY, "", scope)), "expressions")
             kind = steps[0][0]
             if kind in ("local", "dynamic"):
-                hidden[scope] = name.text.replace("dynamic", "a dynamic block")
+                hidden[scope] = name.text.replace("dynamic.", "a dynamic ")
                 if scope and through_locals:
                     found |= {*self._inside(scope, table("terraform")["servers"])}
                     todo += self._outside(scope, received)
@@ -205,7 +206,7 @@ class Graph:
                 children = [*self._modules.get((scope, steps[1][0]), ())]
                 for child in _with_key(children, steps[1][1] or name.key):
                     call = self._calls.get(re.sub(_KEY, "", child))
-                    outputs = get_path(call, "module", "outputs") or {}
+                    outputs = _dict(get_path(call, "module", "outputs"))
                     for output in [steps[2][0]] if len(steps) > 2 else outputs:
                         todo += _names(get_path(outputs, output), None, child, "")
             else:
@@ -259,12 +260,20 @@ def _resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]
     while todo:
         path = todo.pop()
         module = document.at(*path)
-        for number, each in enumerate(get_path(module, "resources") or []):
+        for number, each in enumerate(_list(get_path(module, "resources"))):
             # The other resources of the prior state are those that the plan changes.
-            if path[0] != "prior_state" or each.get("mode") == "data":
+            if isinstance(each, dict) and (path[0] != "prior_state" or each.get("mode") == "data"):
                 yield (*path, "resources", number), each
-        inner = get_path(module, "child_modules") or []
+        inner = _list(get_path(module, "child_modules"))
         todo += [(*path, "child_modules", number) for number in range(len(inner))]
+
+
+def _dict(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
 
 
 def _with_key(addresses: list[str], key: str) -> list[str]:
@@ -277,8 +286,8 @@ def _names(expression: Any, owner: Any, scope: str, key: str) -> Iterator[_Name]
     todo = [expression]
     while todo:
         each = todo.pop()
-        texts = get_path(each, "references")
-        if isinstance(texts, list):
+        texts = [text for text in _list(get_path(each, "references")) if isinstance(text, str)]
+        if texts:
             keyed = {text for text in texts if text.startswith(("each.", "count."))}
             todo += [get_path(owner, "for_each_expression")] if keyed else []
             for text in {*texts} - keyed:
@@ -297,9 +306,9 @@ def _filled(
         return opened(expression)
     steps: Iterable[Any]
     if isinstance(value, dict) or isinstance(unknown, dict):
-        steps = {**(value or {}), **(unknown or {})}
+        steps = {**_dict(value), **_dict(unknown)}
     elif isinstance(value, list) or isinstance(unknown, list):
-        steps = range(max(len(value or ()), len(unknown or ())))
+        steps = range(max(len(_list(value)), len(_list(unknown))))
     else:
         return value
     # One expression can stand for a whole map, and one block for a list of one block.

@@ -293,11 +293,14 @@ class _Plan:
                 continue
             engine = str(node.get("database_version") or node.get("engine") or node.type)
             size = node.get("settings tier") or node.get("sku_name")
-            flags = node.get("settings database_flags") or []
-            settings = {get_path(each, "name"): get_path(each, "value") for each in flags}
+            flags, settings = node.get("settings database_flags") or [], dict[Any, Any]()
+            if not isinstance(flags, list):
+                flags = [{"name": "max_connections", "value": None}]
+            for each in flags:
+                settings[str(get_path(each, "name"))] = get_path(each, "value")
             for each in self.nodes.values():
                 if each.type == f"{node.type}_configuration" and name in each.refers_to:
-                    settings[each.get("name")] = each.get("value")
+                    settings[str(each.get("name"))] = each.get("value")
             settings = {each: None if why_unknown(to) else to for each, to in settings.items()}
             kind = engine_kind(engine)
             reason = f"the limit of {name} is not in the file; give --max-connections"
@@ -319,9 +322,13 @@ class _Plan:
         nodes = [self.nodes[key.logical_id] for key in keys if key.logical_id in self.nodes]
         texts = {text.partition(":")[0] for node in nodes for text in _identities(node)}
         hosts = sorted(text for text in texts if "." in text and "/" not in text)
-        node = self.nodes[part.name]
-        names = map(node.values.get, ("identifier", "cluster_identifier", "name"))
-        name = next((each for each in names if isinstance(each, str)), part.name)
+        node = self.nodes.get(part.name)
+        own = (
+            [node.get(each) for each in ("identifier", "cluster_identifier", "name")]
+            if node
+            else []
+        )
+        name = next((each for each in own if isinstance(each, str)), part.name)
         return dataclasses.replace(part, name=name, hosts=(*part.hosts, *hosts))
 
 
