@@ -39,7 +39,7 @@ def cases():
 
 def case(folder, *, is_reversed=False):
     fault = answer_of(folder).get("wrong_today")
-    marks = [pytest.mark.xfail(reason=fault, strict=False)] if fault else []
+    marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
     if any(folder.rglob("kustomization.yaml")) or any(folder.rglob("Chart.yaml")):
         missing = any(folder.rglob("kustomization.yaml")) and shutil.which("kubectl") is None
         marks += [pytest.mark.process, pytest.mark.skipif(missing, reason="kubectl is missing")]
