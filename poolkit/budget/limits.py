@@ -18,6 +18,7 @@ RDS's own administrator is always connected. So one is subtracted, which is on t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ MOST = {"postgres": 262_143, "mysql": 100_000}
 """The largest max_connections that a server accepts, by its engine."""
 GIB = 1024**3
 _SMALLER = {"micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large": 1.0, "xlarge": 2.0}
-_CLASS = re.compile(r"(?:db\.)?(\w+)\.(micro|small|medium|large|(\d*)xlarge)")
+_CLASS = re.compile(r"(?:db\.)?(\w+)\.(micro|small|medium|large|(\d{0,3})xlarge)")
 # Families that have every size from large (t: micro) to 24xlarge (t: 2xlarge; 6g, 7g: 16xlarge).
 _REGULAR = re.compile(r"t3|t4g|[mr](5|6g|6i|7g|7i|8g)")
 _MEMORY = re.compile(r"\{?\s*DBInstanceClassMemory((?:\s*[*/]\s*\d+)*)\s*\}?")
@@ -150,7 +151,9 @@ def formula_limit(engine: str, gib: float, text: str, where: SourceLocation | No
     text = text or classes["formulas"].get(engine) or classes["formulas"].get(kind, "")
     usable = gib * classes["memory"]["share"] * GIB - classes["memory"]["fixed_bytes"]
     sizes = (usable * (1 - classes["memory"]["error"]), usable, gib * GIB)
-    lowest, value, highest = (evaluated(text, each) if gib else None for each in sizes)
+    # A formula of AWS's grammar is short; a longer text could only exhaust the interpreter.
+    is_short = bool(gib) and len(text) < 500
+    lowest, value, highest = (evaluated(text, each) if is_short else None for each in sizes)
     why = "is not evaluated" if gib else "needs the memory of a known instance class"
     quantity = unknown(f"max_connections is the formula {text!r}, which {why}", where)
     formula = text
@@ -189,7 +192,7 @@ def class_limit(
         value, on = row["max_connections"], f"{engine} {row['version']}".strip()
         formula, lowest, highest = f"Measured on {on}: {value:,} ({row['source']}).", None, None
         if not version or row["version"] != version:
-            lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest
+            lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest or value
             formula += f" Another version may have from {lowest:,} to {highest:,}."
         limit = dataclasses.replace(limit, lowest=lowest, highest=highest, formula=formula)
         limit = dataclasses.replace(limit, max_connections=known(value, formula, where))
@@ -200,17 +203,17 @@ def serverless_limit(engine: str, low: float, high: float, where: SourceLocation
     """Return the limits of Aurora Serverless v2 by its range of capacity units (ACU)."""
     published = table("instance_classes")["serverless"]
     limit = formula_limit(engine, high * 2, "", where)
-    value = published.get(limit.engine, {}).get(f"{high:g}")
+    exact = published.get(limit.engine, {}).get(f"{high:g}")
+    value, cap = exact or limit.max_connections.value, published["small_minimum_cap"]
+    if value is None:
+        return limit
     formula = f"For a maximum of {high:g} ACU (Aurora User Guide, Maximum connections)."
-    if value is not None:
-        limit = dataclasses.replace(limit, lowest=None, highest=None)
-    value = value or limit.max_connections.value
-    cap = published["small_minimum_cap"]
+    lowest, highest = (None, None) if exact else (limit.lowest, limit.highest)
     if limit.engine == "postgres" and low < 1:
         formula += f" A minimum of {low:g} ACU caps it at {cap:,}."
-        value = min(value, cap)
-        limit = dataclasses.replace(limit, highest=limit.highest and min(limit.highest, cap))
-    return dataclasses.replace(limit, max_connections=known(value, formula, where), formula=formula)
+        value, highest = min(value, cap), highest and min(highest, cap)
+    limit = dataclasses.replace(limit, formula=formula, lowest=lowest, highest=highest)
+    return dataclasses.replace(limit, max_connections=known(value, formula, where))
 
 
 def smallest_class(database: Database, connections: int) -> str | None:
@@ -249,89 +252,53 @@ def class_line(
 ) -> str:
     """Return a measured value as TOML: for pyproject.toml, and for the table of this package."""
     template: str = table("instance_classes")["line"]
-    return template.format(
-        instance_class=instance_class,
-        engine=engine,
-        version=version,
-        max_connections=max_connections,
-        date=date,
-    )
+    return template.format(instance_class, engine, version, max_connections, date)
 
 
 # -- other platforms ------------------------------------------------------------------------
 
 
-def cloud_sql_limit(
-    engine: str, tier: str, flags: Mapping[str, Any], where: SourceLocation | None = None
+def platform_limit(
+    platform: str,
+    engine: str,
+    product: str,
+    settings: Mapping[str, Any],
+    where: SourceLocation | None = None,
 ) -> Limit:
-    """Return the limits of a Cloud SQL instance.
+    """Return max_connections as it is set, else the platform's default for the memory.
 
     Args:
-        engine: such as `POSTGRES_17`.
-        tier: such as `db-custom-2-7680`.
-        flags: its database flags; None as the value of one that is unknown.
-        where: the line of the tier.
+        platform: `cloud_sql`, `azure` or `servers`, as in `tables/platforms.toml`.
+        engine: the platform's name of it, such as `POSTGRES_17`.
+        product: a tier such as `db-custom-2-7680`, or a SKU such as `GP_Standard_D2ds_v5`.
+        settings: its flags or server parameters; None as the value of one that is unknown.
+        where: the line of the product.
 
     """
-    custom = re.fullmatch(r"db-custom-(?:\w+-)?(\d+)-(\d+)", tier)
-    size = Size(int(custom[2]) / 1024, int(custom[1])) if custom else _size("cloud_sql", tier)
-    return _by_memory("cloud_sql", engine, f"tier {tier}", size, flags, where=where)
+    facts, kind = table("platforms")[platform], engine_kind(engine)
+    why = f"{product} with {engine} has no default in the table ({facts['page']})"
+    quantity, vcpus = unknown(f"{why}; give --max-connections", where), None
+    for pattern, gib in facts["sizes"]:
+        if vcpus is None and (match := re.fullmatch(pattern, product, re.IGNORECASE)):
+            found = match.groupdict()
+            vcpus = float(found.get("vcpus", 1))
+            memory = int(found["megabytes"]) / 1024 if "megabytes" in found else gib * vcpus
+            rows = facts["connections"].get(kind, ())
+            fitting = [connections for least, connections in rows if least <= memory]
+            if fitting:
+                quantity = known(fitting[-1], f"{product or engine}: {facts['page']}", where)
+    if "max_connections" in settings:
+        most, origin = MOST.get(kind, max(MOST.values())), str(where or product)
+        quantity = setting(settings["max_connections"], "max_connections", origin, where, most)
+    own = facts.get("reserved", {}).get(kind)
+    reserved = known(*own) if own else reserve(kind)
+    return Limit(max_connections=quantity, reserved=reserved, engine=kind, vcpus=vcpus)
 
 
-def azure_limit(
-    engine: str, sku: str, settings: Mapping[str, Any], where: SourceLocation | None = None
-) -> Limit:
-    """Return the limits of a flexible server of Azure Database for PostgreSQL or MySQL.
-
-    Args:
-        engine: `postgres` or `mysql`.
-        sku: such as `GP_Standard_D2ds_v5` or `Standard_B1ms`.
-        settings: its server parameters; None as the value of one that is unknown.
-        where: the line of the SKU.
-
-    """
-    series = re.fullmatch(table("platforms")["azure"]["series"], sku, re.IGNORECASE)
-    size = _size("azure", series[1] or series[2]) if series else None
-    limit = _by_memory("azure", engine, f"SKU {sku}", size, settings, where=where)
-    if limit.engine != "postgres":
-        return limit
-    reserved = known(15, "15 for replication and monitoring")
-    return dataclasses.replace(limit, reserved=reserved)
+cloud_sql_limit = functools.partial(platform_limit, "cloud_sql")
+azure_limit = functools.partial(platform_limit, "azure")
 
 
 def server_limit(engine: str, where: SourceLocation | None = None) -> Limit:
-    """Return the defaults of PostgreSQL, MySQL or MariaDB."""
-    return _by_memory("servers", engine, engine, Size(0, 0), {}, where=where)
-
-
-def _size(platform: str, name: str) -> Size | None:
-    """Return the size of a tier or SKU by its name, which may end in its number of vCPUs."""
-    sizes, match = table("platforms")[platform], re.fullmatch(r"(.*?)-?(\d+)\D*", name)
-    vcpus = float(match[2]) if match else 0
-    per_vcpu = sizes["memory_per_vcpu"].get(match[1], 0) if match else 0
-    gib = sizes["memory"].get(name, per_vcpu * vcpus)
-    return Size(gib, vcpus) if gib else None
-
-
-def _by_memory(
-    platform: str,
-    engine: str,
-    name: str,
-    size: Size | None,
-    settings: Mapping[str, Any],
-    *,
-    where: SourceLocation | None,
-) -> Limit:
-    """Return max_connections as it is set, else the platform's default for the memory."""
-    facts, kind = table("platforms")[platform], engine_kind(engine)
-    rows = facts["connections"].get(kind, []) if size else []
-    fitting = [count for gib, count in rows if size and gib <= size.gib]
-    why = f"{name} with {engine} has no default in the table ({facts['page']})"
-    quantity = unknown(f"{why}; give --max-connections", where)
-    if "max_connections" in settings:
-        found, most = settings["max_connections"], MOST.get(kind, max(MOST.values()))
-        quantity = setting(found, "max_connections", str(where or name), where, most)
-    elif fitting:
-        quantity = known(fitting[-1], f"{name}: {facts['page']}", where)
-    vcpus = size.vcpus or None if size else None
-    return Limit(max_connections=quantity, reserved=reserve(kind), engine=kind, vcpus=vcpus)
+    """Return the defaults of PostgreSQL, MySQL or MariaDB in a container."""
+    return dataclasses.replace(platform_limit("servers", engine, "", {}, where), vcpus=None)

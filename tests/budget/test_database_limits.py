@@ -465,7 +465,10 @@ def test_an_impossible_acu_range_is_unknown(folder, scaling):
     assert str(file) in gap.reason
 
 
-@pytest.mark.parametrize("most", ["0", "999999999", "a lot", "-5"])
+NESTED = "LEAST(" * 3000 + "1" + ")" * 3000
+
+
+@pytest.mark.parametrize("most", ["0", "999999999", "a lot", "-5", "9" * 5000, "SUM(1,,2)", NESTED])
 def test_a_parameter_that_the_server_refuses_is_unknown(folder, most):
     """It is no number to calculate with, and no reason to stop."""
     folder.write("db.yaml", INSTANCE % ("!Ref Group", f'max_connections: "{most}"'))
