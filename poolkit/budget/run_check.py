@@ -24,37 +24,34 @@ def check_run(budgets: Budgets, path: Path) -> list[Check]:
     Raises:
         RunFolderError: it is no run, it has no results, or no target of it is in the budget.
     """
-    run = RunFolder.open(path)
-    presets = {target.name: target.preset for target in run.plan().targets}
+    presets = {target.name: target.preset for target in RunFolder.open(path).plan().targets}
     found = read_json(path / "results.json")
-    results = found.get("targets")
-    if not isinstance(results, dict):
+    if not isinstance(found.get("targets"), dict):
         raise RunFolderError(
             f"{path / 'results.json'} has no targets; write it with: poolkit report {path}"
         )
-    measured = {name: [at_reference] for name, at_reference in results.items()}
+    measured = {name: [at_reference] for name, at_reference in found["targets"].items()}
     # A run of an older poolkit has one load and no levels.
     for name, levels in (found.get("levels") or {}).items():
         measured.setdefault(name, []).extend(each for one in levels for each in one["repeats"])
     every = {service.name: service for budget in budgets.each for service in budget.services}
+    targets = {service.target for service in every.values()} - {""}
+    if not targets & {presets.get(name, name) for name in measured}:
+        raise RunFolderError(
+            f"{path}: no target of the run has the preset of a service in the templates "
+            f"({', '.join(sorted(targets)) or 'none'})"
+        )
     checks: list[Check] = []
-    has_any = False
     for name, repeats in measured.items():
         fullest = max(repeats, key=lambda each: _peak(each) or 0, default=None)
         peak, preset = _peak(fullest), presets.get(name, name)
-        services = [each for each in every.values() if each.target == preset]
-        has_any = has_any or bool(services)
         if peak is None:
             checks.append(Check(f"{name}: no peak was measured"))
-        elif not services:
+        elif preset not in targets:
             checks.append(Check(f"{name}: no service in the templates has its preset"))
         else:
+            services = [each for each in every.values() if each.target == preset]
             checks += [_check(name, peak, fullest, service) for service in services]
-    if not has_any:
-        names = ", ".join(sorted({each.target for each in every.values()} - {""})) or "none"
-        raise RunFolderError(
-            f"{path}: no target of the run has the preset of a service in the templates ({names})"
-        )
     return checks
 
 

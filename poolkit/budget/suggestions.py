@@ -88,20 +88,7 @@ def applied(budget: Budget, suggestion: Suggestion) -> Budget:
             # The memory of the new server can carry it.
             return _with_limit(budget, value, carried=None)
         key = (name, number in _OF_POOLERS)
-        part = parts[key]
-        if number == "pooler" and isinstance(part, Service):
-            pooler = Pooler(
-                name=f"pooler of {name}",
-                kind="PgBouncer",
-                where=None,
-                instances=known(1, "suggested"),
-                overlap=Overlap(),
-                server_connections=known(value, "suggested"),
-            )
-            parts[pooler.name, True] = pooler
-            parts[key] = dataclasses.replace(part, through=pooler.name)
-        else:
-            parts[key] = _changed(part, number, value)
+        parts[key] = _changed(parts[key], number, value)
     services = tuple(part for part in parts.values() if isinstance(part, Service))
     poolers = tuple(part for part in parts.values() if isinstance(part, Pooler))
     return dataclasses.replace(budget, services=services, poolers=poolers)
@@ -122,13 +109,17 @@ def _at_lowest(budget: Budget) -> Budget:
 
 def _changed(part: _Part, number: str, value: int) -> _Part:
     """Return a part with another number; `per_process` changes the pool's two."""
-    changes: dict[str, Any] = {number: known(value, "suggested")}
-    if isinstance(part, Service) and number == "per_process":
+    numbers, more = {number: value}, dict[str, Any]()
+    if number == "per_process" and isinstance(part, Service):
         # Overflow is reduced first: the pool's connections are reused, which makes them cheap.
         size = min(part.pool_size.value or value, value)
-        changes = {"pool_size": known(size, "suggested")}
-        changes["max_overflow"] = known(value - size, "suggested")
-    return dataclasses.replace(part, **changes)
+        numbers = {"pool_size": size, "max_overflow": value - size}
+    elif number == "pooler":
+        # The pooler's connections take the place of the service's.
+        numbers = {"instances": 1, "processes": 1, "pool_size": value, "max_overflow": 0}
+        more = {"overlap": Overlap()}
+    more |= {name: known(each, "suggested") for name, each in numbers.items()}
+    return dataclasses.replace(part, **more)
 
 
 def _fits(budget: Budget) -> bool:

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from poolkit.budget.verdict import Budgets, Verdict
 
 _WIDE = 100
-_COLOURS: dict[Verdict | None, str] = {
-    "fits": "green",
-    "does not fit": "red",
-    "cannot be shown to fit": "yellow",
-    "nothing to count": "yellow",
-}
+_COLOURS: dict[Verdict | None, str] = {None: "", "fits": "green", "does not fit": "red"}
 
 
 def print_budgets(budgets: Budgets, console: Console) -> None:
@@ -35,7 +30,7 @@ def print_budgets(budgets: Budgets, console: Console) -> None:
         if section.is_empty:
             continue
         if section.title:
-            style = f"bold {_COLOURS.get(section.verdict, '')}"
+            style = f"bold {_COLOURS.get(section.verdict, 'yellow')}"
             _print(console, "", 0)
             _print(console, section.title, 0, style)
         if section.table:
@@ -53,19 +48,16 @@ def print_budgets(budgets: Budgets, console: Console) -> None:
 
 def _print_names(console: Console, file: str, entries: Sequence[tuple[str, str]]) -> None:
     """Print names and their places: one in a line, or several below the path of their file."""
-    if len(entries) == 1:
-        ((name, where),) = entries
-        line = "  ".join(filter(None, (name, where)))
-        parts = [line] if len(line) + 4 <= console.width else filter(None, (name, where))
-        for part in parts:
-            _print(console, part, 4)
-        return
-    if file:
+    if file and len(entries) > 1:
+        names = [f"{name} (line {where.removeprefix(f'{file}:')})" for name, where in entries]
         _print(console, file, 4)
-    names = [
-        f"{name} ({where.removeprefix(f'{file}:')})" if where else name for name, where in entries
-    ]
-    _print(console, ", ".join(names), 6)
+        _print(console, ", ".join(names), 6)
+        return
+    for entry in entries:
+        parts = [part for part in entry if part]
+        line = "  ".join(parts)
+        for part in [line] if len(line) + 4 <= console.width else parts:
+            _print(console, part, 4)
 
 
 def _print_table(console: Console, rows: Sequence[Row]) -> None:
@@ -90,12 +82,8 @@ def _print(console: Console, text: str, indent: int = 2, style: str = "") -> Non
     """Print a text in lines of the terminal's width; a longer word, such as a path, stays whole."""
     hanging = indent + 2 * text.startswith("- ")
     lines = textwrap.wrap(
-        text,
-        console.width,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, console.width - hanging, break_long_words=False, break_on_hyphens=False
     )
     # As text: brackets in a name are no markup.
-    console.print(Text("\n".join(lines), style=style), soft_wrap=True)
+    shown = textwrap.indent("\n".join(lines), " " * hanging)[hanging - indent :]
+    console.print(Text(shown, style=style), soft_wrap=True)
