@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
+import gc
 import json
 import sys
 from pathlib import Path
@@ -24,12 +26,28 @@ from poolkit.errors import BudgetError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from poolkit.budget.live import Check
     from poolkit.budget.model import Pooler, Service
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause the collector of cycles: it would go through all documents again and again.
+
+    It takes two thirds of the time for a file of 300,000 keys, and documents have no cycles.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_collector()
 def compute_budget(options: Options) -> Budgets:
     """Read the files and return the budget of each database.
 
@@ -40,6 +58,7 @@ def compute_budget(options: Options) -> Budgets:
         DatabaseUnavailable: the server of --database-url cannot be asked.
     """
     paths = options.paths or (Path("infra") if Path("infra").is_dir() else Path(),)
+    options = dataclasses.replace(options, paths=paths)
     names_files = options.parameters or options.ignored or options.database
     files = read_files(paths, may_be_none=bool(options.services) and not names_files)
     environment = Environment(name=options.environment)

@@ -54,15 +54,21 @@ class Software:
 
     def is_image(self, repository: str, variables: Collection[str]) -> bool:
         """Return whether a repository has one of the images."""
-        last = repository.rpartition("/")[2]
         if self.needs and (
             not set(self.needs) & set(variables) or any(each.endswith("HOST") for each in variables)
         ):
             return False
-        return any(
-            fnmatchcase(f"/{repository}", f"*/{each}") if "/" in each else fnmatchcase(last, each)
-            for each in self.images
-        )
+        return _is_one_of(repository, self.images)
+
+
+@functools.cache
+def _is_one_of(repository: str, images: tuple[str, ...]) -> bool:
+    """Return whether a repository has one of the images; many workloads share their image."""
+    last = repository.rpartition("/")[2]
+    return any(
+        fnmatchcase(f"/{repository}", f"*/{each}") if "/" in each else fnmatchcase(last, each)
+        for each in images
+    )
 
 
 def software_table(

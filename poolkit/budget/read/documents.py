@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import gc
 import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import yaml
 from yaml.constructor import SafeConstructor
@@ -23,7 +22,7 @@ from poolkit.budget.read.values import get_path
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 ValuePath: TypeAlias = tuple[str | int, ...]
@@ -34,6 +33,7 @@ _LARGEST_FILE = 10_000_000
 _MOST_VALUES = 1_000_000
 # The readers go down by recursion.
 _DEEPEST = 150
+_TEXT = ("!", "tag:yaml.org,2002:str")
 _TEXT_TAGS = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = SafeConstructor()
@@ -171,9 +171,6 @@ def parse_documents(text: str, path: Path) -> list[Document]:
     Raises:
         TemplateError: it is broken; the message names file and line.
     """
-    # The collector would go through all values again and again while they are made.
-    was_enabled = gc.isenabled()
-    gc.disable()
     try:
         found = _json_documents(text, path)
         if found is not None:
@@ -188,9 +185,6 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         raise TemplateError(
             f"not valid YAML: {str(error).splitlines()[0]}", SourceLocation(str(path))
         ) from None
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_variables(text: str) -> dict[str, str]:
@@ -223,7 +217,7 @@ def _json_documents(text: str, path: Path) -> list[Document] | None:
             found.append(Document(path, str(path), data, lines))
             at = _after_space(text, end)
     except RecursionError:
-        raise _error(None, "nested too deeply") from None
+        raise yaml.YAMLError("nested too deeply") from None
     except ValueError:
         # Comments and last commas become spaces, so that every line stays where it is.
         plain = text
@@ -235,7 +229,7 @@ def _json_documents(text: str, path: Path) -> list[Document] | None:
         parts = (each.values() if isinstance(each, dict) else each for each in level)
         level = [each for part in parts for each in part if isinstance(each, dict | list)]
     if level:
-        raise _error(None, "nested too deeply")
+        raise yaml.YAMLError("nested too deeply")
     return found
 
 
@@ -276,14 +270,19 @@ _JSON = json.JSONDecoder(object_pairs_hook=_without_repeated, strict=False)
 # -- YAML -----------------------------------------------------------------------------------
 
 
-class _Node(NamedTuple):
-    event: Any
-    parts: list[_Node]
-    """The items of a list; the keys and values of a mapping in turn."""
+_MERGE: Final = object()
+"""The key `<<`."""
 
-    @property
-    def line(self) -> int:
-        return int(self.event.start_mark.line) + 1
+
+class _Node(NamedTuple):
+    """A value and its line. PyYAML's own nodes would take three times the memory and time."""
+
+    line: int
+    value: Any
+    """Of a scalar; of a key, its text; else the type `dict` or `list`."""
+    parts: Any = ()
+    """The items of a list; the keys and values of a mapping in turn."""
+    function: str = ""
 
 
 def _nodes(text: str) -> Iterator[_Node]:
@@ -292,24 +291,38 @@ def _nodes(text: str) -> Iterator[_Node]:
     PyYAML's own composer crashes on deep nesting, and refuses to name two anchors alike.
     """
     around: list[_Node] = []
-    anchors: dict[str, _Node] = {}
-    for event in yaml.parse(text, Loader=_LOADER):
-        node = _Node(event, [])
+    anchors: dict[str | None, _Node] = {}
+    events: Any = yaml.parse(text, Loader=_LOADER)
+    for event in events:
+        line = event.start_mark.line + 1
         if isinstance(event, yaml.NodeEvent):
-            if not isinstance(event, yaml.AliasEvent):
-                anchors[event.anchor or ""] = node
-            elif event.anchor not in anchors:
-                raise _error(event.start_mark, f"the alias *{event.anchor} has no anchor")
-            around[-1].parts.append(anchors[event.anchor or ""])
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor not in anchors:
+                    raise _error(line, f"the alias *{event.anchor} has no anchor")
+            else:
+                is_key = around[-1].value is dict and len(around[-1].parts) % 2 == 0
+                anchors[event.anchor] = _node(event, line, is_key=is_key)
+            around[-1].parts.append(anchors[event.anchor])
+            if isinstance(event, yaml.CollectionStartEvent):
+                around.append(anchors[event.anchor])
+        elif isinstance(event, yaml.DocumentStartEvent):
+            around, anchors = [_Node(line, list, [])], {}
         elif isinstance(event, yaml.CollectionEndEvent):
             around.pop()
         elif isinstance(event, yaml.DocumentEndEvent):
-            yield around.pop().parts[0]
-            anchors = {}
-        if isinstance(event, yaml.CollectionStartEvent | yaml.DocumentStartEvent):
-            around.append(node)
+            yield around[0].parts[0]
         if len(around) > _DEEPEST:
-            raise _error(event.start_mark, "nested too deeply")
+            raise _error(line, "nested too deeply")
+
+
+def _node(event: Any, line: int, *, is_key: bool) -> _Node:
+    if not isinstance(event, yaml.ScalarEvent):
+        kind = dict if isinstance(event, yaml.MappingStartEvent) else list
+        return _Node(line, kind, [], _function(event.tag))
+    if is_key:
+        is_merge = event.value == "<<" and not event.style
+        return _Node(line, _MERGE if is_merge else event.value)
+    return _Node(line, _scalar(event), (), _function(event.tag))
 
 
 @dataclass
@@ -327,42 +340,39 @@ class _YamlReader:
         return Document(self.file, str(self.file), data, lines, {}, tuple(self._repeated))
 
     def _value(self, node: _Node) -> Any:
-        event = node.event
         self._values += 1
         if self._values > _MOST_VALUES or len(self._path) > _DEEPEST:
-            raise _error(event.start_mark, "nested too deeply, or too large, by its aliases (*)")
-        function = _function(event.tag)
-        if function:
-            self._path.append(function)
-        value: Any = []
-        if isinstance(event, yaml.ScalarEvent):
-            value = _scalar(event)
-        elif isinstance(event, yaml.MappingStartEvent):
+            raise _error(node.line, "nested too deeply, or too large, by its aliases (*)")
+        value: Any = node.value
+        if node.function:
+            self._path.append(node.function)
+        if value is dict:
             value = self._mapping(node)
-        else:
+        elif value is list:
+            value = []
             for number, part in enumerate(node.parts):
                 self._path.append(number)
                 value.append(self._value(part))
                 self._path.pop()
-        if not function:
+        if not node.function:
             return value
         self._path.pop()
-        is_pair = function == "Fn::GetAtt" and isinstance(value, str)
-        return {function: value.split(".", 1) if is_pair else value}
+        is_pair = node.function == "Fn::GetAtt" and isinstance(value, str)
+        return {node.function: value.split(".", 1) if is_pair else value}
 
     def _mapping(self, node: _Node) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, part in zip(node.parts[::2], node.parts[1::2], strict=True):
-            if not isinstance(key_node.event, yaml.ScalarEvent):
-                raise _error(key_node.event.start_mark, "a key must be text")
-            if _is_merge(key_node):
+            if key_node.value is dict or key_node.value is list:
+                raise _error(key_node.line, "a key must be text")
+            if key_node.value is _MERGE:
                 for each in _merged(part):
-                    if not isinstance(each.event, yaml.MappingStartEvent):
-                        raise _error(each.event.start_mark, "<< must be a mapping")
+                    if each.value is not dict:
+                        raise _error(each.line, "<< must be a mapping")
                     merged = self._value(each) | merged
                 continue
-            key = key_node.event.value
+            key = str(key_node.value)
             self._path.append(key)
             value = self._value(part)
             if found.setdefault(key, value) != value:
@@ -374,38 +384,37 @@ class _YamlReader:
 
 def _lines(node: _Node, *, is_inside: bool = False) -> dict[str | int, Lines]:
     """Return the lines of the values in a node, under the keys that the reader gives them."""
-    event, parts = node.event, node.parts
-    if not is_inside and (function := _function(event.tag)):
-        return {function: Lines(node.line, partial(_lines, node, is_inside=True))}
-    if isinstance(event, yaml.SequenceStartEvent):
-        return {n: Lines(part.line, partial(_lines, part)) for n, part in enumerate(parts)}
+    if node.function and not is_inside:
+        return {node.function: Lines(node.line, partial(_lines, node, is_inside=True))}
+    if node.value is list:
+        return {n: Lines(part.line, partial(_lines, part)) for n, part in enumerate(node.parts)}
     found: dict[str | int, Lines] = {}
     merged: dict[str | int, Lines] = {}
-    for key, part in zip(parts[::2], parts[1::2], strict=True):
-        if _is_merge(key):
+    for key, part in zip(node.parts[::2], node.parts[1::2], strict=True):
+        if key.value is _MERGE:
             for each in _merged(part):
                 merged = _lines(each) | merged
         else:
-            found[key.event.value] = Lines(key.line, partial(_lines, part))
+            found[str(key.value)] = Lines(key.line, partial(_lines, part))
     return merged | found
 
 
-def _is_merge(key: _Node) -> bool:
-    return key.event.value == "<<" and not key.event.style
-
-
-def _merged(part: _Node) -> list[_Node]:
+def _merged(part: _Node) -> Sequence[_Node]:
     """Return the mappings that `<<` adds; the first one wins."""
-    return part.parts if isinstance(part.event, yaml.SequenceStartEvent) else [part]
+    return part.parts if part.value is list else [part]
 
 
-def _error(mark: Any, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+def _error(line: int, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(
+        problem=problem, problem_mark=yaml.Mark("", 0, line - 1, 0, None, 0)
+    )
 
 
 def _function(tag: str | None) -> str:
     """Return the function of CloudFormation's short form, or of compose's two tags; else nothing."""
-    name = (tag or "").removeprefix("!")
+    if tag is None:
+        return ""
+    name = tag.removeprefix("!")
     if name in ("Ref", "Condition"):
         return name
     return f"Fn::{name}" if name[:1].isupper() or name in ("override", "reset") else ""
@@ -414,7 +423,7 @@ def _function(tag: str | None) -> str:
 def _scalar(event: yaml.ScalarEvent) -> Any:
     """Return the value of a scalar by YAML 1.1; but dates stay text, and 1:30 is not ninety."""
     text = event.value
-    if event.style or event.tag in ("!", "tag:yaml.org,2002:str") or _function(event.tag):
+    if event.style or (event.tag and (event.tag in _TEXT or _function(event.tag))):
         return text
     for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], ()):
         if pattern.match(text) and tag not in _TEXT_TAGS and ":" not in text:
