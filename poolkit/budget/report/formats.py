@@ -66,7 +66,11 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         | {"running": each.ceiling(limit, is_deployed=False), "ceiling": each.ceiling(limit)}
         for each in budget.poolers
     ]
-    gaps = [(_plain(gap), answer(budget, gap.of), gap.of) for gap in budget.gaps]
+    gaps = [
+        {**_plain(gap), "answer": how.flag or None, "entry": how.entry(gap.of) or None}
+        for gap in budget.gaps
+        for how in (answer(budget, gap.of),)
+    ]
     return {
         **_plain(budget.database),
         **{name: getattr(budget, name) for name in (*numbers, "migrations", "operators")},
@@ -76,10 +80,7 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         "useful": useful_concurrency(budget.database).most,
         "services": services,
         "poolers": poolers,
-        "unknown": [
-            {**gap, "answer": how.flag or None, "entry": how.entry(of) or None}
-            for gap, how, of in gaps
-        ],
+        "unknown": gaps,
         "suggestions": _plain(suggestions(budget)),
     }
 
@@ -190,21 +191,19 @@ def findings(budgets: Budgets) -> Iterator[Finding]:
         text, where = headline(budget), budget.database.where
         if budget.is_over:
             largest = max(budget.direct, key=lambda service: service.ceiling or 0, default=None)
-            ways = " ".join(ways_out(budget))
-            where = largest.where if largest else where
-            yield Finding("does-not-fit", "error", f"{text} {ways}", where)
+            text = " ".join([text, *ways_out(budget)[:4]])
+            yield Finding("does-not-fit", "error", text, largest.where if largest else where)
         for each in budget.overloads:
             yield Finding("too-many-clients", "error", overload_text(each), each.pooler.where)
         if budget.verdict == "nothing to count":
             yield Finding("nothing-to-count", "warning", text, where)
         elif budget.verdict == "fits":
             yield Finding("fits", "note", text, where)
-    for budget in budgets.each:
-        for gap in budget.gaps:
-            how = answer(budget, gap.of).flag
-            text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
-            text = f"{text}. Answer: {how}" if how else text
-            yield Finding("unknown-number", "warning", text, gap.where)
+    gaps = {gap: answer(budget, gap.of).flag for budget in budgets.each for gap in budget.gaps}
+    for gap, how in gaps.items():
+        text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
+        text += f". Answer: {how}" if how else ""
+        yield Finding("unknown-number", "warning", text, gap.where)
     for part in budgets.unread:
         yield Finding("unknown-number", "warning", part.reason, part.where)
 
@@ -224,14 +223,13 @@ def as_annotations(budgets: Budgets) -> str:
         text = "\n".join([f"{len(warnings)} more numbers are unknown. All of them:", *kinds])
         found = [each for each in found if each not in warnings]
         found.append(Finding("unknown-number", "warning", text, None))
-    names = {"error": "error", "warning": "warning", "note": "notice"}
     lines = []
     for each in found:
-        place = {"title": "Connection budget"}
+        name, place = each.level.replace("note", "notice"), {"title": "Connection budget"}
         if each.where is not None:
             place["file"] = _relative(each.where.file)
             place |= {"line": str(each.where.line)} if each.where.line is not None else {}
-        lines.append(f"{workflow_command(names[each.level], each.text, **place)}\n")
+        lines.append(f"{workflow_command(name, each.text, **place)}\n")
     return "".join(lines)
 
 

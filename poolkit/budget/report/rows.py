@@ -13,7 +13,7 @@ from poolkit.budget.model import Service
 from poolkit.budget.suggestions import applied, suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from poolkit.budget.model import Pooler
     from poolkit.budget.verdict import Budget, Budgets, Overload, Verdict
@@ -89,23 +89,21 @@ def table(budget: Budget) -> tuple[Row, ...]:
     """Return the rows of the table; the clients of a pooler follow it."""
     limit, found = budget.max_connections, list[Row]()
 
-    def add_service(each: Service, *, is_counted: bool) -> None:
-        shown = [figure(each.steady), figure(each.ceiling)]
-        steady, ceiling = shown if is_counted else [f"({text})" for text in shown]
-        what = each.target or each.platform
-        found.append(Row(each.name, what, each.formula, steady, ceiling, is_counted))
+    def add_services(services: Iterable[Service], form: str) -> None:
+        for each in services:
+            steady, most = form.format(figure(each.steady)), form.format(figure(each.ceiling))
+            what = each.target or each.platform
+            found.append(Row(each.name, what, each.formula, steady, most, form == "{}"))
 
-    for service in budget.direct:
-        add_service(service, is_counted=True)
+    add_services(budget.direct, "{}")
     for pooler in budget.poolers:
-        steady, most = pooler.ceiling(limit, is_deployed=False), pooler.ceiling(limit)
-        shown = Row(pooler.name, pooler.kind, pooler.formula(limit), figure(steady), figure(most))
-        found.append(shown)
-        for service in budget.clients_of(pooler.name):
-            add_service(service, is_counted=False)
-    own = [("migrations", "one at a time", budget.migrations)]
-    own += [("operators", "psql, monitoring", budget.operators)]
-    found += [Row(name, what, "", figure(number), figure(number)) for name, what, number in own]
+        steady = figure(pooler.ceiling(limit, is_deployed=False))
+        most, formula = figure(pooler.ceiling(limit)), pooler.formula(limit)
+        found.append(Row(pooler.name, pooler.kind, formula, steady, most))
+        add_services(budget.clients_of(pooler.name), "({})")
+    one, more = figure(budget.migrations), figure(budget.operators)
+    found.append(Row("migrations", "one at a time", "", one, one))
+    found.append(Row("operators", "psql, monitoring", "", more, more))
     at_least = "" if budget.needed is not None else "≥ "
     of = f"{at_least}{budget.known:,} of {figure(budget.available)}"
     return (*found, Row("in all", "", "", "", of))
@@ -242,8 +240,6 @@ def ways_out(budget: Budget, knee: int | None = None) -> tuple[str, ...]:
         texts.insert(0, heading)
     elif not found and (budget.is_over or budget.overloads):
         texts.append("No change of pools, instances or max_connections makes it fit.")
-    note = useful_concurrency(budget.database, knee).note(budget.known)
-    return (
-        *([f"But {note}"] if note and budget.verdict == "fits" else filter(None, [note])),
-        *texts,
-    )
+    if note := useful_concurrency(budget.database, knee).note(budget.known):
+        texts.insert(0, f"But {note}" if budget.verdict == "fits" else note)
+    return tuple(texts)
