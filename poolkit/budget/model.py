@@ -193,6 +193,17 @@ class Workload:
         found = self.variables.get(name)
         return (found.text or "").strip() if found else ""
 
+    def number(self, *names: str) -> Quantity | None:
+        """Return the number in the first of these variables that is set; None: none is set."""
+        name = next((each for each in names if each in self.variables), None)
+        if name is None:
+            return None
+        found, text = self.variables[name], self.text(name)
+        if text.isdecimal():
+            return known(int(text), f"{found.origin} ({name})", self.where)
+        reason = found.reason or f"{text!r} is not a number"
+        return unknown(f"{name}: {reason}", self.where)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Database:

@@ -8,14 +8,11 @@ variables are those of the images edoburu/pgbouncer, bitnami/pgbouncer and bitna
 
 from __future__ import annotations
 
-import configparser
-import contextlib
-import math
 import re
 from typing import TYPE_CHECKING
 
 from poolkit.budget.limits import server_limit, setting
-from poolkit.budget.model import Database, Pooler, Quantity, known, total, unknown
+from poolkit.budget.model import Database, Pooler, Quantity, known, product, total, unknown
 from poolkit.budget.signs import hosts_in, is_about_database
 from poolkit.budget.software import software_of
 
@@ -57,19 +54,21 @@ def own_pooler(
     """
     software = software_of(workload, softwares)
     kind = software.name if software and software.role == "pooler" else "PgBouncer"
-    texts = [text for text in workload.mounted.values() if "[databases]" in text]
-    texts += [each.text for each in workload.variables.values() if each.text]
-    hosts = {host for text in texts for host in _HOST.findall(text)}
+    hosts = {
+        host
+        for text in _ini(workload).get("databases", {}).values()
+        for host in _HOST.findall(text)
+    }
     for name, variable in workload.variables.items():
         if is_about_database(name, variable):
             hosts |= hosts_in(variable.partly if variable.text is None else variable.text)
     connections, clients = _of_pgbouncer(workload, pools)
     if kind != "PgBouncer":
-        factors = [_variable(workload, each) for each in (software.pool if software else ())]
-        given = [each.value for each in factors if each is not None and each.value is not None]
+        factors = [workload.number(each) for each in (software.pool if software else ())]
+        size = product(*(each.value if each else None for each in factors)) if factors else None
         connections = unknown(f"the pools of {kind} cannot be read from the files", workload.where)
-        if given and len(given) == len(factors):
-            connections = known(math.prod(given), f"{workload.where}: {kind}", workload.where)
+        if size is not None:
+            connections = known(size, f"{workload.where}: {kind}", workload.where)
         clients = None
     return Pooler(
         name=workload.name,
@@ -91,21 +90,13 @@ def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quan
     The connections are pools x (default_pool_size + reserve_pool_size), or max_db_connections of
     each database.
     """
-    ini = None
-    for name, text in workload.mounted.items():
-        if name.endswith(".ini") and "[pgbouncer]" in text and ini is None:
-            parser = configparser.ConfigParser(
-                interpolation=None, strict=False, comment_prefixes=(";", "#")
-            )
-            with contextlib.suppress(configparser.Error):
-                parser.read_string(text)
-                ini = parser
+    ini = _ini(workload)
     size, spare, most, clients = (_setting(workload, ini, *each) for each in _DEFAULTS.items())
     # Without a pgbouncer.ini, the images' variables name one database and one user.
     databases: int | None = 1
     has_forced_users = True
-    if ini is not None:
-        listed = dict(ini["databases"]) if ini.has_section("databases") else {}
+    if ini:
+        listed = ini.get("databases", {})
         # A * stands for any number of databases.
         databases = None if not listed or "*" in listed else len(listed)
         has_forced_users = all(re.search(r"\buser\s*=", text) for text in listed.values())
@@ -128,35 +119,36 @@ def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quan
     return known(pools * each, origin, workload.where), clients
 
 
+def _ini(workload: Workload) -> dict[str, dict[str, str]]:
+    """Return the sections of a mounted pgbouncer.ini; empty if there is none."""
+    sections: dict[str, dict[str, str]] = {}
+    here: dict[str, str] = {}
+    texts = (text for name, text in workload.mounted.items() if name.endswith(".ini"))
+    for line in next((text for text in texts if "[pgbouncer]" in text), "").splitlines():
+        name, separator, value = line.strip().partition("=")
+        if name.startswith("["):
+            here = sections.setdefault(name.strip("[] "), {})
+        elif separator and not name.startswith((";", "#")):
+            here[name.strip()] = value.strip()
+    return sections
+
+
 def _setting(
-    workload: Workload, ini: configparser.ConfigParser | None, name: str, default: int
+    workload: Workload, ini: dict[str, dict[str, str]], name: str, default: int
 ) -> Quantity:
     """Return a setting of PgBouncer: of a variable, pgbouncer.ini, or its default."""
-    for variable in (name.upper(), f"PGBOUNCER_{name.upper()}"):
-        if (found := _variable(workload, variable)) is not None:
-            return found
-    written = ini.get("pgbouncer", name, fallback=None) if ini else None
-    if written is not None:
-        if written.strip().isdecimal():
+    if (found := workload.number(name.upper(), f"PGBOUNCER_{name.upper()}")) is not None:
+        return found
+    if (written := ini.get("pgbouncer", {}).get(name)) is not None:
+        if written.isdecimal():
             return known(int(written), f"pgbouncer.ini ({name})", workload.where)
         return unknown(f"pgbouncer.ini: {name} is {written!r}", workload.where)
     # An image without any variable of its own may hold a complete pgbouncer.ini.
     has_variables = any(map(_OWN_VARIABLE.match, workload.variables))
-    if workload.unread_variables or (ini is None and not has_variables):
+    if workload.unread_variables or (not ini and not has_variables):
         reason = f"{name}: the configuration of this PgBouncer could not be read"
         return unknown(reason, workload.where)
     return known(default, f"PgBouncer's default {name}", workload.where)
-
-
-def _variable(workload: Workload, name: str) -> Quantity | None:
-    """Return the number in a variable, None if it is not set."""
-    found = workload.variables.get(name)
-    if found is None:
-        return None
-    if found.text is None or not found.text.strip().isdecimal():
-        reason = found.reason or f"{found.text!r} is not a number"
-        return unknown(f"{name}: {reason}", workload.where)
-    return known(int(found.text), f"{found.origin} ({name})", workload.where)
 
 
 # -- servers --------------------------------------------------------------------------------
@@ -173,7 +165,7 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", command)
     found = {match[1]: match[2] for match in _SETTING.finditer("\n".join([*files, words]))}
     origin = workload.command_origin or str(workload.where)
-    variables = [_variable(workload, each) for each in (software.pool if software else ())]
+    variables = [workload.number(each) for each in (software.pool if software else ())]
     limit = next((each for each in variables if each is not None), None)
     if "max" in found:
         limit = setting(found["max"], "max_connections", origin, workload.where)

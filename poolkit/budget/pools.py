@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.model import Quantity, known, unknown
+from poolkit.budget.model import Quantity, known, total, unknown
 from poolkit.budget.processes.command_lines import names_program, option, processes, started
-from poolkit.budget.signs import uses_database
+from poolkit.budget.signs import is_about_database, uses_database
 from poolkit.budget.software import software_of
 from poolkit.budget.tables import table
 from poolkit.config.settings import preset_from_environ
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 _ASSIGNMENT = re.compile(
     r"(?P<pool>\d+)\+(?P<overflow>\d+)(?:x(?P<processes>\d+))?(?:@(?P<instances>\d+))?"
 )
-_DECISIVE = (
-    "POOLKIT_TARGET",
-    "POOLKIT_ENVIRONMENT",
-    "POOLKIT_POOL",
-    "POOLKIT_POOL_SIZE",
-    "POOLKIT_MAX_OVERFLOW",
-)
+_FIELDS = ("TARGET", "ENVIRONMENT", "POOL", "POOL_SIZE", "MAX_OVERFLOW")
+_DECISIVE = tuple(f"POOLKIT_{field}" for field in _FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +95,9 @@ def pool(
     Raises:
         TemplateError: no deployable would start with a POOLKIT_* variable.
     """
-    own = _of_software(workload, softwares)
-    count = workload.processes or (own.processes if own else None) or processes(workload).number
+    count = workload.processes or processes(workload).number
+    own = _of_software(workload, softwares, count)
+    count = own.processes if own else count
     if assignment is not None:
         by_hand = assignment.text
         if assignment.processes is not None:
@@ -112,7 +108,7 @@ def pool(
             max_overflow=known(assignment.max_overflow, by_hand),
         )
     if own is not None and not set(_DECISIVE) & set(workload.variables):
-        return Pool(processes=count, pool_size=own.pool_size, max_overflow=own.max_overflow)
+        return own
     if reason := _why_no_preset(workload):
         nothing = unknown(reason, workload.where)
         return Pool(processes=count, pool_size=nothing, max_overflow=nothing)
@@ -148,73 +144,70 @@ def pool(
     )
 
 
-class _Known(NamedTuple):
-    """The pool of known software; `processes` is None if the command line decides them."""
-
-    pool_size: Quantity
-    max_overflow: Quantity
-    processes: Quantity | None
-
-
-def _of_software(workload: Workload, softwares: Collection[Software]) -> _Known | None:
+def _of_software(
+    workload: Workload, softwares: Collection[Software], count: Quantity
+) -> Pool | None:
     """Return the pool of known software or of a framework's settings; None if there is none."""
-    software, where = software_of(workload, softwares), workload.where
-    nothing = known(0, "no overflow")
+    software, name = software_of(workload, softwares), ""
     program, arguments = started(workload)
     line = " ".join((program, *arguments))
     is_single = re.match(table("programs")["one_connection"], line) is not None
+    size, overflow, is_one = None, 0, True
     if is_single or (software is not None and software.role == "server"):
         # psql or pg_dump, a script of them in the server's image, or a migration; -j starts more.
-        names = ("-j", "--jobs", "--client", *(["-c"] if "pgbench" in line else []))
-        jobs = option(" ".join(workload.command or ()).split(), names)
-        more = int(jobs) if jobs and jobs.isdecimal() else 0
-        size = known(1 + more, f"{workload.command_origin}: a single client", where)
-        return _Known(size, nothing, known(1, "a single client"))
-    if software is not None and software.role == "client":
-        size_of = _number(workload, software.pool, software.default, software.name)
-        if size_of is None:
+        options = ("-j", "--jobs", "--client", *(["-c"] if "pgbench" in line else []))
+        jobs = option(" ".join(workload.command or ()).split(), options)
+        more, name = int(jobs) if jobs and jobs.isdecimal() else 0, "a single client"
+        size = known(1 + more, f"{workload.command_origin or workload.where}: {name}")
+    elif software is not None and software.role == "client":
+        name, is_one, size = software.name, software.processes == 1, workload.number(*software.pool)
+        # A secret with unknown names may set the variable.
+        is_default = size is None and not workload.hidden_variables
+        if software.embedded and not uses_database(workload):
             return None
-        over = _number(workload, software.overflow, software.overflow_default, software.name)
-        one = known(1, f"{software.name} is one process") if software.processes == 1 else None
-        return _Known(size_of, over or nothing, one)
-    for each in table("software")["frameworks"]:
-        if "programs" in each and not names_program(workload, each["programs"]):
-            continue
-        found = _of_framework(workload, each)
-        if found is not None:
-            one = known(1, f"{each['name']} is one process") if each.get("processes") else None
-            return _Known(found, nothing, one)
-    return None
+        if is_default and software.default is not None:
+            size = known(software.default, f"the default of {name}", workload.where)
+        overflow = 0 if workload.text(software.unless) == "false" else software.overflow
+    else:
+        for each in table("software")["frameworks"]:
+            if size is None and names_program(workload, each.get("programs", ())) == (
+                "programs" in each
+            ):
+                name, is_one, size = (
+                    each["name"],
+                    "processes" in each,
+                    _of_framework(workload, each),
+                )
+    if size is None:
+        return None
+    if size.value == 0:
+        size = unknown(f"{size.origin} is 0, which is no limit", workload.where)
+    one = known(1, f"{name} is one process")
+    return Pool(
+        processes=workload.processes or (one if is_one else count),
+        pool_size=size,
+        max_overflow=known(overflow, name),
+    )
 
 
 def _of_framework(workload: Workload, framework: Mapping[str, Any]) -> Quantity | None:
-    """Return the pool that a variable sets, or a parameter in the database's URL."""
+    """Return the pool that a variable sets, or the parameters of all database URLs together."""
     plain = {re.sub(r"[._-]", "", name).upper(): name for name in workload.variables}
     names = [plain[name] for name in framework.get("variables", ()) if name in plain]
     parameter = re.compile(rf"{framework.get('parameter', '$.')}\s*=\s*(\d+)", re.IGNORECASE)
     form = re.compile(framework.get("form", "$."), re.IGNORECASE)
+    sizes: dict[str, int | None] = {}
     for name, variable in workload.variables.items():
         text = variable.partly if variable.text is None else variable.text
-        origin = f"{variable.origin} ({name}, {framework['name']})"
-        if match := parameter.search(text):
-            return known(int(match[1]), origin, workload.where)
-        if form.search(text):
-            return known(framework["default"], f"{origin}: its default", workload.where)
-    return _number(workload, names, None, framework["name"])
-
-
-def _number(
-    workload: Workload, names: Iterable[str], default: int | None, label: str
-) -> Quantity | None:
-    """Return the number in the first variable that is set, else the default."""
-    for name in names:
-        if name in workload.variables:
-            found = workload.variables[name]
-            text = {"true": "1", "false": "0"}.get(workload.text(name), workload.text(name))
-            if text.isdecimal():
-                return known(int(text), f"{found.origin} ({name})", workload.where)
-            return unknown(f"{name}: {found.reason or f'{text!r} is no number'}", workload.where)
-    return None if default is None else known(default, f"the default of {label}", workload.where)
+        match = parameter.search(text)
+        if match or form.search(text) or ("://" in text and is_about_database(name, variable)):
+            sizes[name] = int(match[1]) if match else form.search(text) and framework["default"]
+    if not any(sizes.values()):
+        return workload.number(*names)
+    size, origin = total(*sizes.values()), f"{', '.join(sizes)} ({framework['name']})"
+    if size is None:
+        return unknown(f"not each of {origin} sets the pool", workload.where)
+    return known(size, origin, workload.where)
 
 
 def _why_no_preset(workload: Workload) -> str:
@@ -246,19 +239,11 @@ def _origin(workload: Workload, preset: EnginePreset, variable: str) -> str:
 
 def _worker_pool(workload: Workload) -> Pool:
     """Return the pool of a worker: a task holds one connection, so the concurrency is the limit."""
-    found = workload.variables.get("WORKER_CONCURRENCY")
-    if found is not None:
-        if workload.text("WORKER_CONCURRENCY").isdecimal():
-            origin = f"{found.origin} (WORKER_CONCURRENCY)"
-            tasks = known(int(found.text or 0), origin, workload.where)
-        else:
-            reason = found.reason or f"{(found.text or '').strip()!r} is not a number"
-            tasks = unknown(f"WORKER_CONCURRENCY: {reason}", workload.where)
-    else:
-        count, is_single = processes(workload)
-        tasks = count
+    tasks = workload.number("WORKER_CONCURRENCY")
+    if tasks is None:
+        tasks, is_single = processes(workload)
         # A program of one process may still run many tasks in threads.
-        if workload.command is None or not count.is_known or is_single:
+        if workload.command is None or not tasks.is_known or is_single:
             reason = "WORKER_CONCURRENCY is not set, and the worker has its own default"
             tasks = unknown(reason, workload.where)
     origin = f"{workload.variables['POOLKIT_TARGET'].origin} (preset worker: a task holds one)"

@@ -40,9 +40,12 @@ class Software:
     """The variables that set the most connections of one process, or a server's max_connections."""
     default: int | None = None
     """The connections without these variables; None: unknown."""
-    overflow: tuple[str, ...] = ()
-    """The variables that set further connections; without them it is `overflow_default`."""
-    overflow_default: int = 0
+    overflow: int = 0
+    """Further connections of one process."""
+    embedded: bool = False
+    """True if it stores its data in a file without a database among its variables."""
+    unless: str = ""
+    """The variable that turns them off with `false`."""
     processes: int = 1
     """The processes of one instance; 0: the command line decides."""
     programs: tuple[str, ...] = ()
@@ -95,7 +98,7 @@ def _built_in() -> tuple[Software, ...]:
 
 
 def _software(entry: Mapping[str, Any]) -> Software:
-    lists = ("images", "pool", "overflow", "programs", "needs")
+    lists = ("images", "pool", "programs", "needs")
     if isinstance(entry.get("pool"), int):
         entry = {**entry, "pool": (), "default": entry["pool"]}
     values: dict[str, Any] = {
