@@ -203,23 +203,32 @@ class Graph:
             elif kind == "var":
                 todo += self._outside(scope, get_path(received, steps[1][0]))
             elif kind == "module":
-                children = [*self._modules.get((scope, steps[1][0]), ())]
-                for child in _with_key(children, steps[1][1] or name.key):
-                    call = self._calls.get(re.sub(_KEY, "", child))
-                    outputs = _dict(get_path(call, "module", "outputs"))
-                    for output in [steps[2][0]] if len(steps) > 2 else outputs:
-                        todo += _names(get_path(outputs, output), None, child, "")
+                todo += self._outputs(name, steps)
             else:
-                steps, rest = (steps[:3], steps[3:]) if kind == "data" else (steps[:2], steps[2:])
-                own = self._instances.get((scope, ".".join(step for step, _ in steps)), [])
-                for each in _with_key(own, steps[-1][1] or name.key):
-                    attribute = rest[0][0] if is_open and rest else ""
+                for each, attribute in self._instances_of(name, steps):
                     value = get_path(self.nodes[each].written, "values", attribute)
                     unknown = get_path(self.nodes[each].change, "after_unknown", attribute)
-                    if value is None or unknown:
+                    if not is_open or value is None or unknown:
                         is_address = attribute not in table("terraform")["no_address"]
-                        (found if is_address else credentials).add(each)
+                        (found if is_address or not is_open else credentials).add(each)
         return found or credentials, hidden
+
+    def _outputs(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[_Name]:
+        """Return the references of a module's output; without an output, those of all."""
+        children = [*self._modules.get((name.scope, steps[1][0]), ())]
+        for child in _with_key(children, steps[1][1] or name.key):
+            call = self._calls.get(re.sub(_KEY, "", child))
+            outputs = _dict(get_path(call, "module", "outputs"))
+            for output in [steps[2][0]] if len(steps) > 2 else outputs:
+                yield from _names(outputs.get(output), None, child, "")
+
+    def _instances_of(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Return the addresses of a resource or data source, with the attribute of the reference."""
+        size = 3 if steps[0][0] == "data" else 2
+        own = self._instances.get((name.scope, ".".join(step for step, _ in steps[:size])), [])
+        attribute = steps[size][0] if len(steps) > size else ""
+        for each in _with_key(own, steps[:size][-1][1] or name.key):
+            yield each, attribute
 
     def _outside(self, scope: str, expression: Any) -> Iterator[_Name]:
         """Return the references of an expression in the call of a module."""

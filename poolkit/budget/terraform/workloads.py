@@ -121,8 +121,8 @@ class _Plan:
             if name in self._servers or _is(each.type, "carriers")
             for text in _identities(each)
         }
-        self._network: dict[str, set[str]] = defaultdict(set)
         self._add_edges()
+        self._network = self._let_in()
 
     def key(self, address: str) -> ResourceKey:
         """Return the key of a resource in the model."""
@@ -133,24 +133,16 @@ class _Plan:
         return {name for identity, name in self._identities.items() if identity in text}
 
     def _add_edges(self) -> None:
-        """Add what the references do not show: what a secret leads to, and security groups."""
-        nodes, peers = self.nodes, defaultdict[str, set[str]](set)
+        """Add what a resource leads to by its values, its parts, and the password that it has."""
+        nodes = self.nodes
         for name, node in nodes.items():
             node.refers_to |= self._named("\n".join(_texts(node.values))) - {name}
-        for name, node in nodes.items():
+        for node in nodes.values():
             # A secret leads to what its version refers to, and a role to what its policy does.
             holder = table("terraform")["holders"].get(node.type)
             for each in (each for each in node.refers_to if nodes[each].type == holder):
                 nodes[each].refers_to |= node.refers_to - {each}
-            # A security group, or a rule, lets the groups that it refers to reach each other.
-            if _is(node.type, "security_groups"):
-                groups = {*node.refers_to, name}
-                groups = {each for each in groups if _is(nodes[each].type, "security_groups")}
-                for each in groups:
-                    peers[each] |= groups
         for name, server in self._servers.items():
-            for each in {peer for group in server.refers_to for peer in peers.get(group, ())}:
-                self._network[each].add(name)
             # What has the server's own password has it for connections to the server.
             todo = [*server.refers_to]
             while todo:
@@ -158,6 +150,26 @@ class _Plan:
                 if _is(node.type, "credentials") and name not in node.refers_to:
                     todo += node.refers_to
                     node.refers_to.add(name)
+
+    def _let_in(self) -> dict[str, set[str]]:
+        """Return the servers that each security group may reach."""
+        every = {name for name, each in self.nodes.items() if _is(each.type, "security_groups")}
+        peers, found = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        for name in every:
+            # A group, or a rule, lets in the groups that it refers to. A range lets in all.
+            node = self.nodes[name]
+            ranges = _texts(
+                [node.values.get(each) for each in ("ingress", "cidr_blocks", "cidr_ipv4")]
+            )
+            is_out = node.values.get("type") == "egress" or "egress" in node.type
+            is_wide = not is_out and any(re.search(r"/(?!32$)\d+$", each) for each in ranges)
+            own = {name, *node.refers_to} & every
+            for each in own:
+                peers[each] |= every if is_wide else own
+        for name, server in self._servers.items():
+            for each in {peer for group in server.refers_to & every for peer in peers[group]}:
+                found[each].add(name)
+        return found
 
     def reached(self, address: str) -> tuple[set[str], set[str]]:
         """Return the servers that a resource leads to, and the secrets and the like on the way."""
