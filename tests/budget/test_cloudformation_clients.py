@@ -184,6 +184,10 @@ def statement(action, resource, effect="Allow"):
         ("ssm:GetParameter", "!Sub 'arn:aws:ssm:*:*:parameter${Host}'", True),
         ("rds-db:connect", "!Sub 'arn:aws:rds-db:*:*:dbuser:${Db.DbiResourceId}/app'", True),
         ("rds-db:connect", "'*'", True),
+        ("secretsmanager:GetSecretValue", "'arn:aws:secretsmanager:*:*:secret:rds!db-*'", True),
+        ("secretsmanager:GetSecretValue", "'arn:aws:secretsmanager:*:*:secret:shop/*'", True),
+        ("ssm:GetParametersByPath", "'arn:aws:ssm:*:*:parameter/shop/*'", True),
+        ("ssm:GetParametersByPath", "'arn:aws:ssm:*:*:parameter/mail/*'", False),
         ("secretsmanager:GetSecretValue", "!Ref Elsewhere", False),
         ("secretsmanager:GetSecretValue", "'arn:aws:secretsmanager:*:*:secret:mail-*'", False),
         ("rds:DescribeDBInstances", "'*'", False),
@@ -360,6 +364,18 @@ def test_a_web_function_counts_the_environments_of_all_endpoints(folder, ceiling
     assert ceilings(folder.budget()) == {"site": None}
 
 
+@pytest.mark.parametrize(("more", "ceiling"), [("", 280), (", ReplicaRegions: [europe]", None)])
+def test_sams_web_function_is_function_revision_and_endpoint(folder, ceilings, more, ceiling):
+    """(20 + 20) environments x (5 + 2), with Globals; the number of regions may be open."""
+    text = "Globals: {WebFunction: {ScalingConfig: {MaxEnvironments: 20}}}\n" + stack(
+        DATABASE,
+        "  Site:\n    Type: AWS::Serverless::WebFunction\n    Properties: "
+        f"{{EnvironmentVariables: {{H: !GetAtt Db.Endpoint.Address}}{more}}}\n",
+    )
+    folder.write("app.yaml", text)
+    assert ceilings(folder.budget(services=("Site=5+2",))) == {"Site": ceiling}
+
+
 def test_a_web_function_without_a_limit_is_unknown(folder):
     """Only the account's quota limits an endpoint without MaxEnvironments."""
     for ends in (ENDPOINT % ("A", ""), ""):
@@ -409,6 +425,20 @@ def test_managed_instances_run_a_process_for_each_request(
     text = function(extra=MANAGED % (runtime, setting), target="lambda_warm")
     folder.write("app.yaml", stack(DATABASE, text))
     assert ceilings(folder.budget()) == {"Fn": ceiling}
+
+
+def test_published_versions_of_a_managed_instance_function_have_their_own_limits(folder, ceilings):
+    """(4 + 6) environments of two versions, as many of the old ones, x 5 processes."""
+    setting = "PerExecutionEnvironmentMaxConcurrency: 5"
+    extra = (MANAGED % ("python3.14", setting)).partition("FunctionScalingConfig")[0]
+    version = """
+  V%s:
+    Type: AWS::Lambda::Version
+    Properties: {FunctionName: !Ref Fn, FunctionScalingConfig: {MaxExecutionEnvironments: %s}}
+"""
+    text = function(extra=extra, target="lambda_warm")
+    folder.write("app.yaml", stack(DATABASE, text, version % (1, 4), version % (2, 6)))
+    assert ceilings(folder.budget()) == {"Fn": 100}
 
 
 @pytest.mark.parametrize(
@@ -464,6 +494,15 @@ def test_autoscaling_is_matched_by_what_it_scales(folder, name, resource_id, tas
     folder.write("app.yaml", text)
     (service,) = folder.budget().services
     assert service.instances.value == tasks
+
+
+def test_the_largest_of_several_scalable_targets_counts(folder):
+    """The order of the targets decides nothing."""
+    small = SCALING.replace("Scaling:", "Small:").replace("50", "5")
+    scaling = [each % "!Sub 'service/c/${Web.Name}'" for each in (small, SCALING)]
+    for order in (1, -1):
+        folder.write("app.yaml", stack(DATABASE, ecs(), *scaling[::order]))
+        assert folder.budget().services[0].instances.value == 50
 
 
 @pytest.mark.parametrize("scaling", ["AScaling", "ZScaling"])

@@ -30,6 +30,7 @@ _GROUP = "AWS::EC2::SecurityGroup"
 _GROUP_PROPERTY = re.compile(r"SecurityGroup|^GroupSet$|^Groups$")
 _IN_A_NETWORK = re.compile(r"SecurityGroup|Subnet")
 _MAY_READ = re.compile(r"(secretsmanager|ssm):(get.*|\*)$|rds-db:", re.IGNORECASE)
+_ANY_SUCH = re.compile(r":(?:secret:|parameter(?=/))(.*?)[*?-]*$")
 _NAME = re.compile(r"(?=.*[-/._]).{4,}")
 """The names that are looked for in texts: `shop/db`, not `db`, which is a word of any text."""
 
@@ -113,7 +114,9 @@ class Graph:
         found = {each.resource for each in references(value)}
         if self._names:
             for text in _texts(value):
-                found |= {self._names[name] for name in self._named.findall(text)}
+                # A policy template of SAM takes a parameter's name without the first slash.
+                names = [*self._named.findall(text), f"/{text}"]
+                found |= {self._names[name] for name in names if name in self._names}
         return found & self.resources.keys()
 
     def mentions(self, resource: Resource) -> frozenset[ResourceKey]:
@@ -209,10 +212,14 @@ class Graph:
         """Yield the servers that the statements inside a value give access to."""
         if isinstance(value, dict) and "Action" in value and value.get("Effect") != "Deny":
             actions = [str(each) for each in _listed(value["Action"]) if _MAY_READ.match(str(each))]
-            named = self.leads_to(self.named_in(value.get("Resource"))) if actions else ()
+            every = [identity(each) for each in _listed(value.get("Resource"))] if actions else []
+            keys = self.named_in(value.get("Resource")) if actions else set()
+            for text in every:
+                if text.endswith("*") and (found := _ANY_SUCH.search(text)):
+                    keys |= {k for name, k in self._names.items() if name.startswith(found[1])}
+            named = self.leads_to(keys)
             yield from named
-            every = [identity(each) for each in _listed(value.get("Resource"))]
-            is_any = any(each == "*" or each.endswith(":*") for each in every)
+            is_any = any(each == "*" or each.endswith(":*") or ":rds!" in each for each in every)
             is_any = is_any and any(each.lower().startswith("secrets") for each in actions)
             if not named and (is_any or any("rds-db:" in each.lower() for each in actions)):
                 yield None

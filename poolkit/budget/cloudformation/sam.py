@@ -25,7 +25,9 @@ _EQUIVALENTS = {
     "CapacityProvider": "AWS::Lambda::CapacityProvider",
     "Function": "AWS::Lambda::Function",
     "MicrovmImage": "AWS::Lambda::MicrovmImage",
+    "NetworkConnector": "AWS::Lambda::NetworkConnector",
     "StateMachine": "AWS::StepFunctions::StateMachine",
+    "WebFunction": "AWS::Serverless::WebFunction",
 }
 """SAM's types whose properties are read, and the types that SAM makes of them."""
 

@@ -461,7 +461,7 @@ def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
         if why := why_unknown(key):
             return Unknown(why, (default,))
         if key not in found:
-            why = f"the mapping has no key {key} ({stack.where(*path)})"
+            why = f"the mapping has no key {key}"
             return Unknown(why) if default is None else default
         found = found[key]
     return found
@@ -487,7 +487,7 @@ def _import_value(stack: Stack, argument: Any, path: ValuePath) -> Any:
     found = stack.imported(identity(name))
     if found is NO_VALUE:
         shown = name if isinstance(name, str) else f"this name: {why_unknown(name)}"
-        return Unknown(f"no template read here exports {shown} ({stack.where(*path)})")
+        return Unknown(f"no template read here exports {shown}")
     return found
 
 

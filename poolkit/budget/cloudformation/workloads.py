@@ -39,8 +39,14 @@ if TYPE_CHECKING:
     from poolkit.budget.read.parameters import Environment, ParameterValue
 
 _SERVICE, _FUNCTION = "AWS::ECS::Service", "AWS::Lambda::Function"
+_SAM_WEB = "AWS::Serverless::WebFunction"  # the function, its revision and its endpoint in one
 _REVISION, _ENDPOINT = "AWS::Lambda::WebFunctionRevision", "AWS::Lambda::WebFunctionEndpoint"
 _ENTRY_POINTS = ("AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ServiceDiscovery::Service")
+_OF_FUNCTION = (
+    "AWS::Lambda::EventSourceMapping",
+    "AWS::Lambda::Alias",
+    "AWS::Lambda::Version",
+)
 _PER_VCPU = 16
 _PER_WEB_ENVIRONMENT = 64
 
@@ -195,48 +201,47 @@ def _container(
     }
 
 
-def _scalable_targets(stacks: Sequence[Stack]) -> dict[str | ResourceKey | None, Resource]:
-    """Return the ECS targets by each service that their ResourceId names; None: it names none.
+def _scalable_targets(stacks: Sequence[Stack]) -> dict[str | ResourceKey, list[Resource]]:
+    """Return the ECS targets by each service that their ResourceId names; "": it names none.
 
     A service is named by a reference to it, or by the last part of service/<cluster>/<service>.
     """
-    found: dict[str | ResourceKey | None, Resource] = {}
+    found: dict[str | ResourceKey, list[Resource]] = {}
+    services = {each.key for each in _every(stacks, _SERVICE)}
     for target in _every(stacks, "AWS::ApplicationAutoScaling::ScalableTarget"):
-        resource_id = target.get("ResourceId")
         if target.get("ServiceNamespace") not in ("ecs", None):
             continue
-        services = [
-            each.resource
-            for each in references(resource_id)
-            for stack in stacks
-            if (one := stack.referenced(each)) is not None and one.type == _SERVICE
-        ]
+        resource_id = target.get("ResourceId")
+        keys = services & {each.resource for each in references(resource_id)}
         name = identity(resource_id).rpartition("/")[2]
-        # A name with an unknown part may still be the same unknown name as a service's.
-        names: list[str | ResourceKey | None] = [*services, name] if name else [*services]
-        is_open = not services and isinstance(resource_id, Unknown | Joined) and "<" in name
-        for each in [*names, None] if is_open or not names else names:
-            found.setdefault(each, target)
+        # A name with an unknown part may be a service's, whose own name is not as unknown.
+        is_open = "<" in name and not keys
+        labels: set[str | ResourceKey] = {*keys, name, "" if is_open else name}
+        for label in labels:
+            found.setdefault(label, []).append(target)
     return found
 
 
-def _tasks(service: Resource, scaling: Mapping[str | ResourceKey | None, Resource]) -> Quantity:
+def _tasks(service: Resource, scaling: Mapping[str | ResourceKey, list[Resource]]) -> Quantity:
     """Return the most tasks outside a deployment: the autoscaling maximum or the desired count."""
     if service.get("SchedulingStrategy") == "DAEMON":
         return unknown("a DAEMON service has a task on every container instance", service.where())
     desired = service.quantity("DesiredCount", default=1, why="1 task, the default of DesiredCount")
     name = service.get("ServiceName")
-    target = scaling.get(service.key) or scaling.get(identity(name) if name else "")
-    if target is not None:
-        if isinstance(target.present, Unknown):
-            return unknown(f"its autoscaling: {target.present.reason}", target.where())
-        most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
-        if most.value is None or desired.value is None or most.value >= desired.value:
-            return most
-    elif None in scaling:
-        where = scaling[None].where("ResourceId")
+    targets = scaling.get(service.key, []) + (scaling.get(identity(name), []) if name else [])
+    if not targets and "" in scaling:
+        where = scaling[""][0].where("ResourceId")
         reason = f"the service that a scalable target scales is unknown ({where})"
         return unknown(reason, service.where())
+    if targets and desired.value is None:
+        desired = known(0, "")  # the autoscaling decides
+    for target in targets:
+        most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
+        if isinstance(target.present, Unknown):
+            most = unknown(f"its autoscaling: {target.present.reason}", target.where())
+        if most.value is None:
+            return most
+        desired = max(most, desired, key=lambda each: each.value or 0)
     return desired
 
 
@@ -264,21 +269,21 @@ def _ecs_overlap(service: Resource) -> Overlap:
 
 
 def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
-    related: dict[tuple[ResourceKey, str], Resource] = {}
-    for each in _every(stacks, "AWS::Lambda::EventSourceMapping", "AWS::Lambda::Alias"):
+    related: dict[tuple[ResourceKey, str], list[Resource]] = {}
+    for each in _every(stacks, *_OF_FUNCTION):
         for reference in references(each.get("FunctionName")):
-            related.setdefault((reference.resource, each.type), each)
+            related.setdefault((reference.resource, each.type), []).append(each)
     for function in _every(stacks, _FUNCTION):
         why = "without ReservedConcurrentExecutions, only the account's quota limits it"
-        source = related.get((function.key, "AWS::Lambda::EventSourceMapping"))
-        most = source and source.quantity("ScalingConfig", "MaximumConcurrency")
-        if most and most.is_known:
-            # It limits this source, and no other caller.
-            why += f" (MaximumConcurrency {most} limits one event source only)"
+        sources, aliases, versions = (related.get((function.key, k), []) for k in _OF_FUNCTION)
+        for source in sources:
+            if isinstance(most := source.get("ScalingConfig", "MaximumConcurrency"), int | str):
+                # It limits this source, and no other caller.
+                why += f" (MaximumConcurrency {most} limits one event source only)"
         concurrency = function.quantity("ReservedConcurrentExecutions", why=why)
         processes = None
         if function.get("CapacityProviderConfig") is not None:
-            concurrency, processes = _managed(function)
+            concurrency, processes = _managed(function, versions)
         notes = ""
         if function.get("DurableConfig") is not None:
             notes += "; a suspended durable execution has no execution environment"
@@ -288,9 +293,9 @@ def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         text = getattr(concurrency, field) + notes
         concurrency = dataclasses.replace(concurrency, **{field: text})
         origin = f"{function.where()}: frozen execution environments of the old version keep their connections"
-        alias = related.get((function.key, "AWS::Lambda::Alias"))
-        if alias and ("UpdatePolicy" in alias.definition or alias.get("RoutingConfig")):
-            origin += f", gradual deployment by alias {alias.logical_id}"
+        for alias in aliases:
+            if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig"):
+                origin += f", gradual deployment by alias {alias.logical_id}"
         name = function.get("FunctionName")
         yield Workload(
             name=name if isinstance(name, str) else function.logical_id,
@@ -312,14 +317,20 @@ def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
     return graph.direct(keys, resource) + graph.indirect(parts)
 
 
-def _managed(function: Resource) -> tuple[Quantity, Quantity]:
+def _managed(function: Resource, versions: Sequence[Resource]) -> tuple[Quantity, Quantity]:
     """Return the execution environments of a managed instance function, and processes in each."""
     where = function.where("CapacityProviderConfig")
     why = (
         "the capacity provider of a managed instance function decides how many execution "
         "environments it has; FunctionScalingConfig.MaxExecutionEnvironments limits them"
     )
-    most = function.quantity("FunctionScalingConfig", "MaxExecutionEnvironments", why=why)
+    limit = ("FunctionScalingConfig", "MaxExecutionEnvironments")
+    most = function.quantity(*limit, why=why)
+    published = [each.quantity(*limit) for each in versions if each.get(*limit) is not None]
+    if published and most.reason == why:
+        origin = " + ".join(each.origin for each in published)
+        summed = total(*(each.value for each in published))
+        most = published[0] if summed is None else known(summed, origin, where)
     path: tuple[str, ...] = (
         "CapacityProviderConfig",
         "LambdaManagedInstancesCapacityProviderConfig",
@@ -343,7 +354,7 @@ def _managed(function: Resource) -> tuple[Quantity, Quantity]:
 def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every revision of every web function, with the environments of its endpoints."""
     names: dict[str, str] = {}
-    for each in _every(stacks, "AWS::Lambda::WebFunction"):
+    for each in _every(stacks, "AWS::Lambda::WebFunction", _SAM_WEB):
         name = each.get("FunctionName")
         label = name if isinstance(name, str) else each.logical_id
         names |= {identity(name): label, str(each.key): label}
@@ -352,21 +363,26 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         """Return the name of the web function that an endpoint or a revision belongs to."""
         named = resource.get("FunctionName")
         key = next((str(each.resource) for each in references(named)), identity(named))
+        key = str(resource.key) if resource.type == _SAM_WEB else key
         return names.get(key, key)
 
-    endpoints = [(owner(each), each) for each in _every(stacks, _ENDPOINT)]
-    revisions = [(owner(each), each) for each in _every(stacks, _REVISION)]
+    endpoints = [(owner(each), each) for each in _every(stacks, _ENDPOINT, _SAM_WEB)]
+    revisions = [(owner(each), each) for each in _every(stacks, _REVISION, _SAM_WEB)]
     for name, revision in revisions:
+        service = () if revision.type == _SAM_WEB else ("ServiceConfig",)
         where, why = revision.where(), "only the account's vCPU quota limits an endpoint"
         path = ("ScalingConfig", "MaxEnvironments")
         most = [
             endpoint.quantity(*path, why=f"without MaxEnvironments, {why}")
             for own, endpoint in endpoints
             if own == name
-            for _ in endpoint.get("Regions") or ("home",)  # each region has as many
+            # Each region has as many.
+            for _ in endpoint.get("Regions") or ("home",)
         ]
+        if any(own == name and each.get("ReplicaRegions") for own, each in endpoints):
+            most.append(unknown("SAM's ReplicaRegions may name any number of regions", where))
         per = revision.quantity(
-            "ServiceConfig",
+            *service,
             "MaxConcurrencyPerEnvironment",
             default=_PER_WEB_ENVIRONMENT,
             why=f"{_PER_WEB_ENVIRONMENT}, the default of MaxConcurrencyPerEnvironment",
@@ -388,7 +404,7 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
             where=where,
             instances=instances,
             overlap=Overlap(kind="percent", amount=100 * is_alone, origin=origin),
-            **_variables(revision, graph, "ServiceConfig", "EnvironmentVariables"),
+            **_variables(revision, graph, *service, "EnvironmentVariables"),
             requests=per,
             resource=revision.key,
             evidence=_signs(revision, graph),
@@ -416,7 +432,7 @@ def _others(graph: Graph) -> Iterator[Workload]:
         parts = graph.parts(resource)
         started |= {each.key for each in parts[1:]}
         tasks = [each for each in parts[1:] if each.type == TASK]
-        if kind in (_FUNCTION, _REVISION):
+        if kind in (_FUNCTION, _REVISION, _SAM_WEB):
             # A function that has the name of a task definition starts any number of its tasks.
             for task in tasks:
                 yield _uncounted(
