@@ -45,7 +45,7 @@ def never_connects(kind: str) -> bool:
     """Return whether resources of a type never open a connection to a database server."""
     return any(
         kind.startswith(each[:-1]) if each.endswith("*") else kind == each
-        for each in types()["never"]
+        for each in (*types()["never"], *types()["transparent"])
     )
 
 

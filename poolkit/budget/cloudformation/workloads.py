@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.cloudformation.evidence import TASK, Graph, never_connects, types
 from poolkit.budget.cloudformation.rds import rds_databases, rds_proxies
 from poolkit.budget.cloudformation.templates import make_stacks
-from poolkit.budget.model import Description, Overlap, Variable, Workload, known, total, unknown
+from poolkit.budget.model import Description, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.values import (
     Joined,
     Unknown,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.model import Evidence, Quantity, ResourceKey
+    from poolkit.budget.model import Evidence, Quantity, ResourceKey, SourceLocation
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import Environment, ParameterValue
 
@@ -47,6 +47,10 @@ _OF_FUNCTION = (
     "AWS::Lambda::Alias",
     "AWS::Lambda::Version",
 )
+_NOTES = {
+    "DurableConfig": "a suspended durable execution has no execution environment",
+    "TenancyConfig": "each tenant has execution environments of its own, within this number",
+}
 _PER_VCPU = 16
 _PER_WEB_ENVIRONMENT = 64
 
@@ -84,6 +88,26 @@ def describe_templates(
 
 def _every(stacks: Sequence[Stack], *kinds: str) -> list[Resource]:
     return [each for stack in stacks for each in stack.of_type(*kinds)]
+
+
+def _name(resource: Resource, label: str) -> str:
+    """Return a resource's name in AWS if it is known, else its name in the template."""
+    name = resource.get(label)
+    return name if isinstance(name, str) else resource.logical_id
+
+
+def _sum(parts: Sequence[Quantity], where: SourceLocation | None) -> Quantity:
+    """Return the sum of numbers; the first unknown one if there is any."""
+    origin = " + ".join(each.origin for each in parts)
+    unclear = [each for each in parts if each.value is None]
+    return unclear[0] if unclear else known(sum(each.value or 0 for each in parts), origin, where)
+
+
+def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
+    """Return every sign that a resource connects, those of its parts too."""
+    parts = graph.parts(resource)
+    keys = {key for each in parts for key in graph.mentions(each)}
+    return graph.direct(keys, resource) + graph.indirect(parts)
 
 
 # -- variables ------------------------------------------------------------------------------
@@ -124,47 +148,41 @@ def _known_part(value: Any, gap: str = "") -> str:
 
 def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every container of every ECS service."""
-    families = {identity(each.get("Family")): each for each in _every(stacks, TASK)}
+    families = {identity(f): each for each in _every(stacks, TASK) if (f := each.get("Family"))}
     scaling = _scalable_targets(stacks)
     for service in _every(stacks, _SERVICE):
-        name = service.get("ServiceName")
-        name = name if isinstance(name, str) else service.logical_id
-        parts = graph.parts(service)
-        signs = graph.indirect(parts) + graph.direct(graph.mentions(service), service)
-        common: dict[str, Any] = {
-            "platform": "ECS service",
-            "unit": "task",
-            "where": service.where(),
-            "instances": _tasks(service, scaling),
-            "overlap": _ecs_overlap(service),
-            "resource": service.key,
-        }
-        named = service.get("TaskDefinition")
-        task = next((each for each in parts if each.type == TASK), families.get(identity(named)))
-        containers = task.get("ContainerDefinitions") if task else None
-        if task is None or not isinstance(containers, list):
-            unread = "its task definition is not in the templates"
-            yield Workload(
-                name=name, **common, variables={}, unread_variables=unread, evidence=signs
-            )
-            continue
+        name, parts = _name(service, "ServiceName"), graph.parts(service)
+        named = identity(service.get("TaskDefinition"))
+        task = next((each for each in parts if each.type == TASK), families.get(named, service))
+        containers = task.get("ContainerDefinitions")
+        if not isinstance(containers, list):
+            containers = [Unknown("its task definition is not in the templates")]
         found = []
         for number, container in enumerate(containers):
             inner = get_path(container, "Name")
             own = f"{name}/{inner if isinstance(inner, str) else number}"
-            common["name"] = own if len(containers) > 1 else name
+            workload = Workload(
+                name=own if len(containers) > 1 else name,
+                platform="ECS service",
+                unit="task",
+                where=service.where(),
+                instances=_tasks(service, scaling),
+                overlap=_ecs_overlap(service),
+                variables={},
+                unread_variables=why_unknown(container),
+                resource=service.key,
+            )
             if isinstance(container, dict):
-                direct = graph.direct(graph.named_in(container), task)
                 fields = _container(task, number, container, graph)
-                found.append(Workload(**common, **fields, evidence=direct))
-            else:
-                unread = why_unknown(container) or "its container definition is no mapping"
-                found.append(Workload(**common, variables={}, unread_variables=unread))
+                fields["evidence"] = graph.direct(graph.named_in(container), task)
+                workload = dataclasses.replace(workload, **fields)
+            found.append(workload)
         # The role and the security group of a task are explained by the container that connects.
         is_explained = any(each.evidence or uses_database(each) for each in found)
+        signs = graph.direct(graph.mentions(service), service) + graph.indirect(parts)
         for each in found:
-            own_signs = each.evidence + (() if is_explained and not each.evidence else signs)
-            yield dataclasses.replace(each, evidence=own_signs)
+            more = () if is_explained and not each.evidence else signs
+            yield dataclasses.replace(each, evidence=each.evidence + more)
 
 
 def _container(
@@ -180,12 +198,8 @@ def _container(
                 origin = task.origin(*path, section, index, key)
                 is_secret = section == "Secrets"
                 variables[name] = _variable(get_path(each, key), origin, graph, is_secret=is_secret)
-    words: list[str] = []
-    for key in ("EntryPoint", "Command"):
-        listed = container.get(key)
-        words += [
-            _known_part(as_text(each), "?") for each in (listed if isinstance(listed, list) else [])
-        ]
+    lists = [container.get(key) for key in ("EntryPoint", "Command")]
+    words = [each for listed in lists if isinstance(listed, list) for each in listed]
     environment = container.get("Environment")
     # A variable that may or may not be set could hold any of the numbers.
     unclear = [environment, *(environment if isinstance(environment, list) else [])]
@@ -195,7 +209,7 @@ def _container(
     return {
         "variables": variables,
         "image": _known_part(container.get("Image")),
-        "command": tuple(words) or None,
+        "command": tuple(_known_part(as_text(each), "?") for each in words) or None,
         "command_origin": str(task.where(*path, "Command")),
         "unread_variables": unread,
     }
@@ -274,35 +288,23 @@ def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         for reference in references(each.get("FunctionName")):
             related.setdefault((reference.resource, each.type), []).append(each)
     for function in _every(stacks, _FUNCTION):
-        why = "without ReservedConcurrentExecutions, only the account's quota limits it"
         sources, aliases, versions = (related.get((function.key, k), []) for k in _OF_FUNCTION)
-        for source in sources:
-            if isinstance(most := source.get("ScalingConfig", "MaximumConcurrency"), int | str):
-                # It limits this source, and no other caller.
-                why += f" (MaximumConcurrency {most} limits one event source only)"
-        concurrency = function.quantity("ReservedConcurrentExecutions", why=why)
-        processes = None
+        concurrency, processes = _reserved(function, sources), None
         if function.get("CapacityProviderConfig") is not None:
             concurrency, processes = _managed(function, versions)
-        notes = ""
-        if function.get("DurableConfig") is not None:
-            notes += "; a suspended durable execution has no execution environment"
-        if function.get("TenancyConfig") is not None:
-            notes += "; each tenant has execution environments of its own, within this number"
+        notes = [note for name, note in _NOTES.items() if function.get(name) is not None]
         field = "reason" if concurrency.value is None else "origin"
-        text = getattr(concurrency, field) + notes
-        concurrency = dataclasses.replace(concurrency, **{field: text})
+        text: dict[str, Any] = {field: "; ".join([getattr(concurrency, field), *notes])}
         origin = f"{function.where()}: frozen execution environments of the old version keep their connections"
         for alias in aliases:
             if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig"):
                 origin += f", gradual deployment by alias {alias.logical_id}"
-        name = function.get("FunctionName")
         yield Workload(
-            name=name if isinstance(name, str) else function.logical_id,
+            name=_name(function, "FunctionName"),
             platform="Lambda function",
             unit="execution environment",
             where=function.where(),
-            instances=concurrency,
+            instances=dataclasses.replace(concurrency, **text),
             overlap=Overlap(kind="percent", amount=100, origin=origin),
             **_variables(function, graph, "Environment", "Variables"),
             processes=processes,
@@ -311,10 +313,13 @@ def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         )
 
 
-def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
-    parts = graph.parts(resource)
-    keys = {key for each in parts for key in graph.mentions(each)}
-    return graph.direct(keys, resource) + graph.indirect(parts)
+def _reserved(function: Resource, sources: Sequence[Resource]) -> Quantity:
+    why = "without ReservedConcurrentExecutions, only the account's quota limits it"
+    for source in sources:
+        if isinstance(most := source.get("ScalingConfig", "MaximumConcurrency"), int | str):
+            # It limits this source, and no other caller.
+            why += f" (MaximumConcurrency {most} limits one event source only)"
+    return function.quantity("ReservedConcurrentExecutions", why=why)
 
 
 def _managed(function: Resource, versions: Sequence[Resource]) -> tuple[Quantity, Quantity]:
@@ -328,9 +333,7 @@ def _managed(function: Resource, versions: Sequence[Resource]) -> tuple[Quantity
     most = function.quantity(*limit, why=why)
     published = [each.quantity(*limit) for each in versions if each.get(*limit) is not None]
     if published and most.reason == why:
-        origin = " + ".join(each.origin for each in published)
-        summed = total(*(each.value for each in published))
-        most = published[0] if summed is None else known(summed, origin, where)
+        most = _sum(published, where)
     path: tuple[str, ...] = (
         "CapacityProviderConfig",
         "LambdaManagedInstancesCapacityProviderConfig",
@@ -355,9 +358,8 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every revision of every web function, with the environments of its endpoints."""
     names: dict[str, str] = {}
     for each in _every(stacks, "AWS::Lambda::WebFunction", _SAM_WEB):
-        name = each.get("FunctionName")
-        label = name if isinstance(name, str) else each.logical_id
-        names |= {identity(name): label, str(each.key): label}
+        label = _name(each, "FunctionName")
+        names |= {identity(each.get("FunctionName")): label, str(each.key): label}
 
     def owner(resource: Resource) -> str:
         """Return the name of the web function that an endpoint or a revision belongs to."""
@@ -387,13 +389,10 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
             default=_PER_WEB_ENVIRONMENT,
             why=f"{_PER_WEB_ENVIRONMENT}, the default of MaxConcurrencyPerEnvironment",
         )
-        summed = total(*(each.value for each in most))
-        origin = " + ".join(each.origin for each in most)
-        instances = known(summed or 0, f"{origin}; each has at most {per} requests at once", where)
-        if summed is None or not most:
-            open_ones = [each for each in most if each.value is None]
-            nothing = unknown("no endpoint of the web function is in the templates", where)
-            instances = open_ones[0] if open_ones else nothing
+        if not most:
+            most.append(unknown("no endpoint of the web function is in the templates", where))
+        instances = _sum(most, where)
+        bound = f"{instances.origin}; each has at most {per} requests at once"
         # An old revision that is in the template is counted by itself.
         is_alone = sum(own == name for own, _ in revisions) == 1
         origin = f"{where}: the environments of the old revision end after the new ones begin"
@@ -402,7 +401,7 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
             platform="Lambda web function",
             unit="execution environment",
             where=where,
-            instances=instances,
+            instances=dataclasses.replace(instances, origin=bound),
             overlap=Overlap(kind="percent", amount=100 * is_alone, origin=origin),
             **_variables(revision, graph, *service, "EnvironmentVariables"),
             requests=per,
@@ -421,63 +420,49 @@ def _others(graph: Graph) -> Iterator[Workload]:
     of a schedule run at once. If one of them refers to a database, its number is unknown.
     """
     started: set[ResourceKey] = set()
-    held_back: list[Resource] = []
-    for resource in graph.resources.values():
+    connecting = [each for each in graph.resources.values() if not never_connects(each.type)]
+    for resource in connecting:
         kind = resource.type
-        if never_connects(kind) or kind in types()["transparent"]:
-            continue
         if kind in types()["parts"]:
-            held_back.append(resource)
             continue
-        parts = graph.parts(resource)
-        started |= {each.key for each in parts[1:]}
-        tasks = [each for each in parts[1:] if each.type == TASK]
+        parts = graph.parts(resource)[1:]
+        started |= {each.key for each in parts}
+        tasks = [each for each in parts if each.type == TASK]
         if kind in (_FUNCTION, _REVISION, _SAM_WEB):
             # A function that has the name of a task definition starts any number of its tasks.
             for task in tasks:
-                yield _uncounted(
-                    task,
-                    f"{resource.logical_id}/{task.logical_id}",
-                    graph,
-                    [task],
-                    _signs(task, graph),
-                )
+                yield _uncounted(task, graph, f"{resource.logical_id}/{task.logical_id}")
         elif kind != _SERVICE:
-            signs = _signs(resource, graph)
-            if signs or tasks or kind in types()["compute"]:
-                yield _uncounted(resource, resource.logical_id, graph, parts, signs)
-    for part in held_back:
+            workload = _uncounted(resource, graph, resource.logical_id)
+            if workload.evidence or tasks or kind in types()["compute"]:
+                yield workload
+    for part in (each for each in connecting if each.type in types()["parts"]):
         if part.key not in started and part.type in types()["compute"]:
-            # A task definition that nothing starts is run by hand, outside the deployment.
-            is_task = part.type == TASK
-            own = [] if is_task else graph.parts(part)
-            signs = () if is_task else _signs(part, graph)
-            yield _uncounted(part, part.logical_id, graph, own, signs)
+            workload = _uncounted(part, graph, part.logical_id)
+            if part.type == TASK:
+                # What nothing starts is run by hand, outside the deployment.
+                workload = dataclasses.replace(
+                    workload, unit="one-off task", variables={}, evidence=()
+                )
+            yield workload
 
 
-def _uncounted(
-    resource: Resource,
-    name: str,
-    graph: Graph,
-    parts: Sequence[Resource],
-    signs: tuple[Evidence, ...] = (),
-) -> Workload:
-    reason = "the template does not say how many run at once"
+def _uncounted(resource: Resource, graph: Graph, name: str) -> Workload:
     variables = {
         key: _variable(value, str(each.where()), graph)
-        for each in parts
+        for each in graph.parts(resource)
         for key, value in _named_values(each.properties)
     }
     return Workload(
         name=name,
         platform=types()["compute"].get(resource.type, resource.type),
-        unit="one-off task" if resource.type == TASK and not parts else "instance",
+        unit="instance",
         where=resource.where(),
-        instances=unknown(reason, resource.where()),
+        instances=unknown("the template does not say how many run at once", resource.where()),
         overlap=Overlap(),
         variables=variables,
         resource=resource.key,
-        evidence=signs,
+        evidence=_signs(resource, graph),
     )
 
 
