@@ -80,6 +80,8 @@ def reserve(kind: str, names: tuple[str, ...] = ("superuser_reserved_connections
     """Return the connections that a server reserves by default."""
     if kind == "mysql":
         return known(1, "1 for an administrator")
+    if kind not in ("postgres", ""):
+        return known(0, "none by default")
     origin = " + ".join(f"{RESERVES[name]} {name}" for name in names)
     return known(sum(RESERVES[name] for name in names), origin)
 
@@ -148,7 +150,8 @@ def formula_limit(engine: str, gib: float, text: str, where: SourceLocation | No
 
     """
     classes, kind = table("instance_classes"), engine_kind(engine)
-    text = text or classes["formulas"].get(engine) or classes["formulas"].get(kind, "")
+    name = f"aurora-{kind}" if engine.startswith("aurora") else kind
+    text = text or classes["formulas"].get(name) or classes["formulas"].get(kind, "")
     usable = gib * classes["memory"]["share"] * GIB - classes["memory"]["fixed_bytes"]
     sizes = (usable * (1 - classes["memory"]["error"]), usable, gib * GIB)
     # A formula of AWS's grammar is short; a longer text could only exhaust the interpreter.
@@ -180,7 +183,7 @@ def class_limit(
     limit = dataclasses.replace(limit, instance_class=instance_class, vcpus=size and size.vcpus)
     if kind not in MOST or size is None:
         missing = f"the engine {engine}" if kind not in MOST else f"instance class {instance_class}"
-        why = f"there is no rule for {missing}; give --max-connections, or ask with --database-url"
+        why = f"there is no rule for {missing}; give --max-connections"
         return dataclasses.replace(limit, max_connections=unknown(why, where), formula="")
     if engine.startswith("aurora") and kind == "mysql":
         # AWS publishes these results for every class.

@@ -113,6 +113,7 @@ def test_sizes_agree_with_the_ec2_types_of_the_same_name():
         ("mariadb", "db.m5.large", (573, 623, 682)),
         ("mysql", "db.r5.8xlarge", (None, 16000, None)),
         # The published table of Aurora MySQL.
+        ("aurora", "db.t3.medium", (None, 90, None)),
         ("aurora-mysql", "db.t3.small", (None, 45, None)),
         ("aurora-mysql", "db.t3.medium", (None, 90, None)),
         ("aurora-mysql", "db.t4g.large", (None, 135, None)),

@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, SourceLocation):
         return str(value)
     if isinstance(value, Quantity):
-        return {"value": value.value, "origin": value.origin or value.reason}
+        return {"value": value.value, "origin": value.reason or value.origin}
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _INTERNAL]
         return {name: _plain(getattr(value, name)) for name in names}
