@@ -188,9 +188,10 @@ def _limit(budget: Budget, room: int) -> Iterator[Suggestion]:
     if len(unclear) == 1 and is_all and not budget.unread:
         found = list(_alone(budget, unclear[0], room))
         yield from found
-        if not found and list(_numbers(unclear[0]).values()).count(None) == 1:
-            text = f"{unclear[0].name} does not fit: 1 instead of ? is too much already"
-            yield Suggestion("limit", text)
+        missing = [number for number, value in _numbers(unclear[0]).items() if value is None]
+        if not found and len(missing) == 1:
+            name, _ = _named(unclear[0], missing[0], 1)
+            yield Suggestion("limit", f"{unclear[0].name} does not fit: {name} of 1 is too much")
 
 
 def _together(budget: Budget) -> Iterator[Suggestion]:

@@ -111,9 +111,10 @@ def as_markdown(budgets: Budgets) -> str:
     lines = [f"### Connection budget{title}", "", f"**{_escaped(verdict.title)}**"]
     lines += _lines(verdict)
     for part in parts:
-        # The verdict of all databases stands above.
-        if not part.is_empty and (part.verdict is None or part.lines):
-            lines += ["", f"#### {_escaped(part.title)}"] if part.title else []
+        # The verdict on everything stands above.
+        if not part.is_empty and part.title != verdict.title:
+            mark = "#### {}" if part.verdict is None else "**{}**"
+            lines += ["", mark.format(_escaped(part.title))] if part.title else []
             lines += _folded(_table(part.table)) if part.table else []
             lines += _lines(part)
             for group in part.groups:
@@ -137,9 +138,11 @@ def _table(rows: tuple[Row, ...]) -> list[str]:
     lines = ["| service | kind | instances x processes x pool | running | deploying |"]
     lines.append("|---|---|---|---:|---:|")
     for row in rows:
-        texts = ("" if row.is_counted else "↳ ") + _escaped(row.name), *map(_escaped, row[1:3])
-        bold = "**" if row is rows[-1] else ""
-        lines.append(f"| {bold}{' | '.join(texts)}{bold} | {row.steady} | {row.ceiling} |")
+        name = ("" if row.is_counted else "↳ ") + _escaped(row.name)
+        cells = [name, *map(_escaped, row[1:3]), row.steady, row.ceiling]
+        if row is rows[-1]:
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

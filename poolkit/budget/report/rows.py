@@ -124,7 +124,9 @@ def unknown(budgets: Budgets) -> tuple[Group, ...]:
             how = answer(budget, name, "NAME")
             file = f", or {how.entry('NAME')} in [tool.poolkit.budget]" if how.table else ""
             file += "; --ignore NAME if it opens no connection" if how.table == "services" else ""
-            found[texts, how.flag + file][name, str(of[0].where or "")] = None
+            is_given = name == budget.database.name and budget.database.where is None
+            where = str(of[0].where or "")
+            found[texts, how.flag + file]["" if is_given else name, where] = None
     for part in budgets.unread:
         found[(part.reason,), ""]["", str(part.where)] = None
     groups = []
