@@ -118,7 +118,10 @@ def sign(name: str, variable: Variable) -> Sign | None:
         engine = "sqlite" if _FILE.search(text) else "a file"
     if engine is None and by_name is None and words[-1] in _kinds()["names"]:
         engine = _engine_of_kind(text)
-    return Sign(name, engine or by_name)
+    found = Sign(name, engine or by_name)
+    is_file = found.engine in ("sqlite", "a file")
+    is_beside = set(table(_TABLE)["other_stores"]["beside"]) & set(words)
+    return None if found.is_other_store and not is_file and is_beside else found
 
 
 def hosts_in(text: str) -> set[str]:

@@ -147,16 +147,20 @@ def is_no_client(
         known: the known software.
 
     """
+    return without_database(workload, known) or engines_besides(workload, set(engines) & SERVERS)
+
+
+def without_database(workload: Workload, known: Collection[Software] = ()) -> str:
+    """Return why a workload is software that connects to no database; empty if it may."""
     found = software_of(workload, known)
-    if found is not None and found.role == "none":
-        # An image that is built on it may start another program.
-        program, words = started(workload)[0], " ".join(workload.command or ())
-        is_same = program[:1] in ("", "-") or any(
-            each.rpartition("/")[2] in words for each in found.images
-        )
-        if is_same or workload.image:
-            return f"{found.name} ({workload.image or workload.base_image}) connects to no database"
-    return engines_besides(workload, set(engines) & SERVERS)
+    if found is None or found.role != "none":
+        return ""
+    # An image that is built on it may start another program.
+    program, words = started(workload)[0], " ".join(workload.command or ())
+    is_same = any(each.rpartition("/")[2] in words for each in found.images)
+    if not (workload.image or is_same or program[:1] in ("", "-")):
+        return ""
+    return f"{found.name} ({workload.image or workload.base_image}) connects to no database"
 
 
 def _runs(workload: Workload, software: Software) -> bool:

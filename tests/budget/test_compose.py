@@ -75,6 +75,16 @@ def test_known_software_beside_the_database_is_left_out(counted):
     assert counted(services) == ({}, ["cache", "proxy", "broker"])
 
 
+def test_a_store_beside_the_database_does_not_hide_a_client(counted):
+    """A worker with its results in Redis may still use the database."""
+    services = """
+      web: {image: x/web, environment: {RESULT_BACKEND: "redis://r"}, depends_on: [db]}
+      worker: {image: x/web, environment: [RESULT_BACKEND=redis://r]}
+      own: {image: x/own, environment: {STATE_DB_PATH: /s.sqlite}, depends_on: [db]}
+    """
+    assert counted(services)[0] == {"web": None, "worker": None, "own": None}
+
+
 def test_override_replaces_and_reset_removes(folder, ceilings):
     """In a file of its own and in one that is laid over another."""
     folder.write(

@@ -128,7 +128,6 @@ def test_a_value_shows_the_engine(name, text, engine):
         ("DB_CONNECTION", "sqlite"),
         ("GF_DATABASE_TYPE", "sqlite3"),
         ("ConnectionStrings__Default", "Data Source=/data/app.db"),
-        ("VECTOR_DB", "chroma"),
     ],
 )
 def test_a_file_or_another_store_is_counter_evidence(name, text):
@@ -138,9 +137,19 @@ def test_a_file_or_another_store_is_counter_evidence(name, text):
     assert name in is_no_client(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("RESULT_BACKEND", "redis://cache/0"), ("VECTOR_DB", "chroma"), ("CACHE_DB", "redis://c/1")],
+)
+def test_a_store_beside_the_database_shows_nothing(name, text):
+    """Celery's results may be in Redis, and the data in PostgreSQL."""
+    assert not database_signs(workload(**{name: text}))
+    assert not is_no_client(workload(**{name: text}))
+
+
 def test_a_setting_for_the_engine_decides_for_the_others():
     """DB_HOST names no engine; DB_TYPE beside it does."""
-    found = workload(DB_TYPE="mysql", DB_HOST="x", CACHE_DB="y")
+    found = workload(DB_TYPE="mysql", DB_HOST="x", OTHER_DB="y")
     assert [each.engine for each in database_signs(found)] == ["mysql", "mysql", None]
     assert not is_no_client(found, {"postgres"})
     found = workload(DB_TYPE="mysql", DB_HOST="x")
