@@ -62,10 +62,17 @@ def expression(value):
     if isinstance(value, list) and value and type(value[0]) is dict:
         return [{key: expression(each) for key, each in block.items()} for block in value]
     if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        names = [name for each in inner for name in expression(each).get("references", ())]
+        names = list(references(value))
         return {"references": names} if names else {}
     return {"constant_value": value}
+
+
+def references(value):
+    if isinstance(value, Ref):
+        yield from value["references"]
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from references(each)
 
 
 class Module:

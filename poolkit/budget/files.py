@@ -272,7 +272,7 @@ class _Walk:
                     reason = f"it is not expanded: run `{program['command']}` first"
                     self.unread.append(Unread(SourceLocation(str(file), 1), reason))
                 return
-        if file.suffix in SOURCES:
+        if file.name.endswith(SOURCES):
             self.terraform += [file] if may_hold_services(file) else []
             return
         is_one = file.suffix in self._table["endings"] or file.name in KUSTOMIZATION_FILES

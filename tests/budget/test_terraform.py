@@ -270,6 +270,14 @@ def test_a_type_without_a_rule_is_unknown(budget, address):
     assert found.verdict == "cannot be shown to fit"
 
 
+def test_what_a_release_of_helm_deploys_is_unread(budget):
+    """The plan has the chart's name, and not its services."""
+    release = resource("helm_release.shop", {"chart": "shop", "values": ["replicas: 3"]})
+    client = function(variables={"DB_HOST": TO_DATABASE})
+    found = budget(Module(*rds(), client, release), "api=1+0")
+    assert (found.needed, found.verdict) == (44, "cannot be shown to fit")
+
+
 def test_what_never_connects_does_not_count(budget):
     """An alarm on the database opens no connection to it."""
     alarm = resource(
@@ -441,6 +449,16 @@ def test_a_container_app_and_a_flexible_server(budget, ceilings):
     assert (found.max_connections, found.verdict) == (250, "fits")
 
 
+def test_all_revisions_of_a_container_app_may_run(budget):
+    """The revision mode Multiple keeps old revisions."""
+    server = resource("azurerm_postgresql_flexible_server.db", {"name": "shop", "sku_name": "x"})
+    env = [{"name": "PGHOST", "value": Ref("azurerm_postgresql_flexible_server.db.fqdn")}]
+    template = [{"max_replicas": 2, "container": [{"name": "app", "env": env}]}]
+    values = {"name": "web", "revision_mode": "Multiple", "template": template}
+    found = budget(Module(server, resource("azurerm_container_app.web", values)))
+    assert [each.instances.value for each in found.services] == [None]
+
+
 def test_a_web_app_has_an_unknown_number_of_instances(budget):
     """Its plan may be scaled, and shared with other apps."""
     server = resource(
@@ -450,6 +468,55 @@ def test_a_web_app_has_an_unknown_number_of_instances(budget):
     app = resource("azurerm_linux_web_app.web", {"name": "web", "app_settings": settings})
     found = budget(Module(server, app))
     assert [each.instances.value for each in found.services] == [None]
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "instances"),
+    [
+        (
+            "google_cloud_run_service.web",
+            {
+                "template": [
+                    {
+                        "metadata": [{"annotations": {"autoscaling.knative.dev/maxScale": "7"}}],
+                        "spec": [
+                            {"containers": [{"env": [{"name": "DB_HOST", "value": "10.0.0.3"}]}]}
+                        ],
+                    }
+                ]
+            },
+            (7, 14),
+        ),
+        (
+            "google_cloud_run_v2_job.web",
+            {
+                "template": [
+                    {
+                        "task_count": 4,
+                        "template": [
+                            {"containers": [{"env": [{"name": "DB_HOST", "value": "10.0.0.3"}]}]}
+                        ],
+                    }
+                ]
+            },
+            (4, 4),
+        ),
+        (
+            "google_cloudfunctions2_function.web",
+            {
+                "service_config": [
+                    {"max_instance_count": 5, "environment_variables": {"DB_HOST": "10.0.0.3"}}
+                ]
+            },
+            (5, 10),
+        ),
+    ],
+)
+def test_other_forms_of_cloud_run(budget, address, values, instances):
+    """Their most instances, and those while a revision changes."""
+    found = budget(Module(CLOUD_SQL, resource(address, {"name": "web", **values})), "web=1+0x1")
+    (service,) = found.services
+    assert (service.instances.value, service.ceiling) == instances
 
 
 def kubernetes(env, **spec):
@@ -485,6 +552,23 @@ def test_a_deployment_and_its_autoscaler(budget, ceilings):
         Module(*rds(), kubernetes([{"name": "DB_HOST", "value": TO_DATABASE}]), scaler), "web=5+0"
     )
     assert ceilings(found) == {"web": 70}
+
+
+def test_the_replicas_of_a_deployment_may_be_unknown(budget):
+    """A plan may lack the number, and a manifest may stand in it as a whole."""
+    found = budget(
+        Module(*rds(), kubernetes([{"name": "DB_HOST", "value": HOST}], replicas=Ref("local.n")))
+    )
+    assert [each.instances.value for each in found.services] == [None]
+    pod = {
+        "spec": {
+            "containers": [{"name": "app", "env": [{"name": "DB_HOST", "value": TO_DATABASE}]}]
+        }
+    }
+    manifest = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "queue"}}
+    manifest |= {"spec": {"replicas": 3, "template": pod}}
+    found = budget(Module(*rds(), resource("kubernetes_manifest.queue", {"manifest": manifest})))
+    assert [(each.name, each.instances.value) for each in found.services] == [("queue", 3)]
 
 
 def test_a_secret_of_the_cluster_leads_to_the_database(budget):
@@ -586,6 +670,7 @@ def test_a_plan_and_manifests_are_one_deployment(folder, ceilings):
         ("main.tf", 'resource "aws_ecs_service" "web" {\n}\n'),
         ("main.tf", 'module "app" {\n  source = "./app"\n}\n'),
         ("terragrunt.hcl", 'terraform {\n  source = "../app"\n}\n'),
+        ("cdk.tf.json", '{"resource": {"aws_ecs_service": {}}}'),
         ("state.json", '{"version": 4, "lineage": "a", "resources": []}'),
     ],
 )

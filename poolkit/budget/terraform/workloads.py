@@ -25,6 +25,7 @@ from poolkit.budget.model import (
     Overlap,
     ResourceKey,
     SourceLocation,
+    Unread,
     Workload,
     unknown,
 )
@@ -45,7 +46,7 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 HINT = "run: terraform plan -out plan && terraform show -json plan > plan.json"
-SOURCES = (".tf", ".tofu", ".hcl")
+SOURCES = (".tf", ".tofu", ".hcl", ".tf.json")
 _BLOCK = re.compile(
     r'^[ \t]*(?:resource[ \t]+"?(\w+)|module[ \t]|terraform[ \t]*\{\s*source)', re.MULTILINE
 )
@@ -54,8 +55,10 @@ _BLOCK = re.compile(
 def may_hold_services(file: Path) -> bool:
     """Return whether a file that Terraform plans from has resources that may use a database."""
     types = _BLOCK.findall(file.read_text(errors="replace"))
-    # A module may have any type.
-    return not all(each and (_is(each, "never") or _is(each, "carriers")) for each in types)
+    # A module may have any type, and JSON is not searched.
+    return file.suffix == ".json" or not all(
+        each and (_is(each, "never") or _is(each, "carriers")) for each in types
+    )
 
 
 def is_binary_plan(file: Path) -> bool:
@@ -93,7 +96,7 @@ def describe_terraform(document: Document) -> Description:
         databases=tuple(map(plan.named_by_platform, databases)),
         poolers=tuple(map(plan.named_by_platform, found.poolers)),
         aliases={**found.aliases, **aliases},
-        unread=(*found.unread, *map(plan.placed, pods.unread)),
+        unread=(*found.unread, *map(plan.placed, pods.unread), *plan.unread()),
     )
 
 
@@ -256,6 +259,13 @@ class _Plan:
                     variables={},
                     resource=self.key(name),
                 )
+
+    def unread(self) -> Iterator[Unread]:
+        """Return the resources that make others, and lead to no database themselves."""
+        for name, node in self.nodes.items():
+            is_maker = _is(node.type, "makers") and not node.is_data
+            if is_maker and not (self.reached(name)[0] or node.hidden):
+                yield Unread(node.where, f"{name}: the plan does not show what it deploys")
 
     def with_signs(self, workloads: Sequence[Workload]) -> Iterator[Workload]:
         """Add what the values and references of the workloads' resources lead to."""
@@ -421,6 +431,8 @@ def _deployment(node: Node, rule: Mapping[str, Any]) -> dict[str, Any]:
     most = next((each for each in set_to if each not in (None, "", 0, "0")), rule.get("default"))
     if most is None:
         most = Unknown("the files do not limit how many run at once")
+    if node.get("revision_mode") == "Multiple":
+        most = Unknown("old revisions keep running in the revision mode Multiple")
     containers = node.get(rule.get("containers", "containers"))
     variables = node.get(rule.get("variables", "variables"))
     if isinstance(variables, dict):
