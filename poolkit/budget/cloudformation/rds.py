@@ -100,19 +100,15 @@ def _why_unknown(
         is_default = isinstance(named, str) and named.startswith("default")
         if named is not None and not is_default and each.stack.referenced(named) is None:
             shown = f"{named} " if isinstance(named, str) else ""
-            reason = (
-                f"the parameter group {shown}({each.where(key)}) is not in the templates; {give}"
-            )
+            reason = f"the parameter group {shown}({each.where(key)}) is not in the files; {give}"
     if resource.type == _CLUSTER:
         sizes = (_SCALING, "DBClusterInstanceClass", "EngineMode")
         if not members and not any(map(resource.get, sizes)):
-            reason = f"the cluster has no instance in the templates; {give}"
+            reason = f"the cluster has no instance in the files; {give}"
     elif resource.get("DBClusterIdentifier"):
-        reason = f"its cluster is not in the templates; {give}"
+        reason = f"its cluster is not in the files; {give}"
     if resource.get("EngineMode") == "serverless":
-        reason = (
-            f"EngineMode serverless (Aurora Serverless v1) has no fixed max_connections; {give}"
-        )
+        reason = f"Aurora Serverless v1 (EngineMode serverless) has no fixed limit; {give}"
         where = resource.where("EngineMode")
     if why := why_unknown(engine):
         reason, where = f"its engine is unknown: {why}", resource.where("Engine")
