@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from poolkit.budget.kubernetes import renderers
-from poolkit.errors import TemplateError
+from poolkit.errors import BudgetError
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
 pytestmark = pytest.mark.process
@@ -253,7 +253,7 @@ def test_a_kustomization_that_kustomize_refuses(folder, ceilings):
     budget = folder.budget(max_connections=400, services=("web=1+0x1",))
     assert ceilings(budget) == {"web": 6}
     assert [str(each.where.file) for each in budget.unread] == [str(file)]
-    with pytest.raises(TemplateError, match=r"missing\.yaml"):
+    with pytest.raises(BudgetError, match=r"missing\.yaml"):
         folder.budget("broken", max_connections=400)
 
 
@@ -303,7 +303,7 @@ def test_a_renderer_has_no_network_and_no_other_programs(folder, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "leaked")
     show = 'echo "error: [$PATH] $HTTPS_PROXY $SECRET_TOKEN $HOME" >&2; exit 1'
     program(folder, monkeypatch, "kubectl", show)
-    with pytest.raises(TemplateError) as refusal:
+    with pytest.raises(BudgetError) as refusal:
         folder.budget(max_connections=400)
     words = str(refusal.value).split()
     assert words[-3:-1] == ["[]", "http://127.0.0.1:1"]

@@ -9,127 +9,84 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import ResourceKey
-from poolkit.budget.tables import table as _table
+from poolkit.budget.read.documents import Document
+from poolkit.budget.read.values import get_path
+from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from poolkit.budget.read.documents import Document, ValuePath
+    from poolkit.budget.read.documents import ValuePath
 
 
-def table(name: str) -> dict[str, Any]:
-    """Return a table of kinds."""
-    found: dict[str, Any] = _table("kubernetes")[name]
-    return found
+class Manifest(Document):
+    """A Kubernetes object."""
+
+    @cached_property
+    def kind(self) -> str:
+        """Its kind, such as Deployment."""
+        return str(self.data.get("kind"))
+
+    @cached_property
+    def type(self) -> str:
+        """Its kind, with the API group unless that is a built-in one."""
+        group = str(self.data.get("apiVersion") or "").rpartition("/")[0]
+        is_built_in = "." not in group or group.endswith(("networking.k8s.io", "ation.k8s.io"))
+        return self.kind if is_built_in else f"{self.kind}.{group}"
+
+    @cached_property
+    def name(self) -> str:
+        """Its name, or its kind if it has no name."""
+        return str(self.at("metadata", "name") or self.kind)
+
+    @cached_property
+    def namespace(self) -> str:
+        """Its namespace, empty if it is not in the file."""
+        return str(self.at("metadata", "namespace") or "")
+
+    def key(self, *inner: object) -> ResourceKey:
+        """Return the key of the object, or of a container in it."""
+        return ResourceKey(self.namespace, "/".join([self.type, self.name, *map(str, inner)]))
+
+    def is_near(self, namespace: str) -> bool:
+        """Return whether it can be in a namespace; without a name it can be in any."""
+        return self.namespace == namespace or not (self.namespace and namespace)
+
+    def hosts(self, *names: str) -> list[str]:
+        """Return the DNS names of Services in its namespace."""
+        forms = ("{0}", "{0}.{1}", "{0}.{1}.svc", "{0}.{1}.svc.cluster.local")
+        return [form.format(name, self.namespace or "default") for name in names for form in forms]
 
 
-def objects(document: Document) -> Iterator[Document]:
-    """Return the items of a List, and of lists within it; any other document unchanged."""
-    kind = str(document.at("kind"))
-    if not kind.endswith("List") or not isinstance(document.at("items"), list):
-        yield document
+def objects(document: Document) -> Iterator[Manifest]:
+    """Return the items of a List, and of lists within it; any other document as an object."""
+    kind, items = str(document.at("kind")), document.at("items")
+    if not kind.endswith("List") or not isinstance(items, list):
+        yield Manifest(
+            document.path, document.file, document.data, document.lines, document.elsewhere
+        )
         return
     # The API's own lists, such as a DeploymentList, leave out the kind of their items.
     implied = {"apiVersion": document.at("apiVersion"), "kind": kind.removesuffix("List")}
-    for number, item in enumerate(document.items("items")):
+    for number, item in enumerate(items):
         if isinstance(item, dict):
             own = document.inside("items", number)
             yield from objects(replace(own, data={**implied, **item}))
 
 
-# -- one object -----------------------------------------------------------------------------
+def kinds(name: str) -> dict[str, Any]:
+    """Return a table of kinds."""
+    found: dict[str, Any] = table("kubernetes")[name]
+    return found
 
 
-def kind_of(document: Document) -> str:
-    """Return an object's kind."""
-    return str(document.data.get("kind"))
-
-
-def type_of(document: Document) -> str:
-    """Return an object's kind, with its API group unless that is a built-in one."""
-    group = str(document.data.get("apiVersion") or "").rpartition("/")[0]
-    is_built_in = "." not in group or group.endswith(("networking.k8s.io", "authorization.k8s.io"))
-    return kind_of(document) if is_built_in else f"{kind_of(document)}.{group}"
-
-
-def name_of(document: Document) -> str:
-    """Return an object's name, or its kind if it has no name."""
-    return str(document.at("metadata", "name") or kind_of(document))
-
-
-def namespace_of(document: Document) -> str:
-    """Return an object's namespace, empty if it is not in the file."""
-    return str(document.at("metadata", "namespace") or "")
-
-
-def can_share_namespace(one: Document, other: Document) -> bool:
-    """Return whether two objects can be in one namespace; without a name it can be any."""
-    return len({namespace_of(one), namespace_of(other)} - {""}) < 2
-
-
-def host_names(name: str, namespace: str) -> tuple[str, ...]:
-    """Return the DNS names of a Service."""
-    long = f"{name}.{namespace or 'default'}"
-    return name, long, f"{long}.svc", f"{long}.svc.cluster.local"
-
-
-def pod_path(document: Document) -> ValuePath:
-    """Return the path to the pod of an object of a known kind; empty for other kinds."""
-    known = table("pods").get(type_of(document))
-    return tuple(known["pod"].split(".")) if known else ()
-
-
-def has_pods(document: Document) -> bool:
-    """Return whether an object runs containers."""
-    return bool(pod_path(document)) or any(True for _ in _anywhere(document.data, ()))
-
-
-def containers(document: Document) -> list[ValuePath]:
-    """Return the path to each container of an object.
-
-    Unknown kinds may have pods too, anywhere: Argo's Workflow, KEDA's ScaledJob.
-    """
-    pod = pod_path(document)
-    if not pod:
-        return list(_anywhere(document.data, ()))
-    return [
-        (*pod, key, number)
-        for key in ("containers", "initContainers")
-        for number, each in enumerate(document.at(*pod, key) or ())
-        if isinstance(each, dict)
-    ]
-
-
-def runs_before(document: Document, container: ValuePath) -> bool:
-    """Return whether a container ends before the others of its pod start."""
-    if "initContainers" not in container[-2:]:
-        return False
-    return bool(document.at(*container, "restartPolicy") != "Always")
-
-
-def _anywhere(found: Any, path: ValuePath) -> Iterator[ValuePath]:
-    """Find lists of containers, and single ones as Argo's Workflow has them."""
-    if isinstance(found, list):
-        for number, each in enumerate(found):
-            yield from _anywhere(each, (*path, number))
-    if not isinstance(found, dict):
-        return
-    for key, value in found.items():
-        if key in ("containers", "initContainers") and _are_containers(value):
-            yield from ((*path, key, number) for number in range(len(value)))
-        elif key in ("container", "script") and _are_containers([value]):
-            yield (*path, key)
-        elif path or key != "status":
-            yield from _anywhere(value, (*path, key))
-
-
-def _are_containers(found: Any) -> bool:
-    return isinstance(found, list) and all(
-        isinstance(each, dict) and "image" in each for each in found
-    )
+def mappings(found: Any) -> list[dict[str, Any]]:
+    """Return the mappings of a list; anything else has none, as no API server accepts it."""
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def texts(found: Any, path: ValuePath = ()) -> Iterator[tuple[ValuePath, str]]:
@@ -145,110 +102,143 @@ def selects(selector: Any, labels: Any) -> bool:
     """Return whether a selector, a Service's too, selects labels; an empty one selects all."""
     if not isinstance(selector, dict):
         return False
-    labels = labels if isinstance(labels, dict) else {}
     has_parts = bool(selector.keys() & {"matchLabels", "matchExpressions"})
     wanted = (selector.get("matchLabels") or {}) if has_parts else selector
-    for each in (selector.get("matchExpressions") or ()) if has_parts else ():
-        value, values = labels.get(each.get("key")), each.get("values") or ()
-        is_match = {
-            "In": value in values,
-            "NotIn": value not in values,
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }
-        if not is_match.get(each.get("operator"), True):
+    for each in mappings(selector.get("matchExpressions")):
+        operator, value = each.get("operator"), get_path(labels, str(each.get("key")))
+        is_one = value in each.get("values", [None]) if "In" in str(operator) else value is not None
+        if is_one == (operator in ("NotIn", "DoesNotExist")):
             return False
-    return all(str(labels.get(key)) == str(value) for key, value in wanted.items())
+    return all(str(get_path(labels, key)) == str(value) for key, value in wanted.items())
 
 
-# -- all objects ----------------------------------------------------------------------------
+# -- pods -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pod:
     """A pod as an object describes it, with the paths to its containers."""
 
-    document: Document
+    object: Manifest
     path: ValuePath
     containers: tuple[ValuePath, ...]
 
     @property
     def labels(self) -> Any:
         """The labels of the pod, not of the object that makes it."""
-        return self.document.at(*self.path[:-1], "metadata", "labels")
+        return self.object.at(*self.path[:-1], "metadata", "labels")
 
-    def key(self, container: ValuePath) -> ResourceKey:
-        """Return the key of a container."""
-        name = self.document.at(*container, "name") or container[-1]
-        whole = f"{type_of(self.document)}/{name_of(self.document)}/{name}"
-        return ResourceKey(namespace_of(self.document), whole)
+    def runs_before(self, container: ValuePath) -> bool:
+        """Return whether a container ends before the others start."""
+        is_init = "initContainers" in container[-2:]
+        return is_init and bool(self.object.at(*container, "restartPolicy") != "Always")
+
+
+def pod_path(manifest: Manifest) -> ValuePath:
+    """Return the path to the pod of an object of a known kind; empty for other kinds."""
+    known = kinds("pods").get(manifest.type)
+    return tuple(known["pod"].split(".")) if known else ()
+
+
+def has_pods(document: Document) -> bool:
+    """Return whether an object runs containers."""
+    return any(pod_path(each) or _containers(each) for each in objects(document))
+
+
+def _containers(manifest: Manifest) -> list[ValuePath]:
+    """Return the path to each container of an object.
+
+    Unknown kinds may have pods too, anywhere: Argo's Workflow, KEDA's ScaledJob.
+    """
+    pod = pod_path(manifest)
+    if not pod:
+        return list(_anywhere(manifest.data, ()))
+    return [
+        (*pod, key, number)
+        for key in ("containers", "initContainers")
+        for number, each in enumerate(manifest.at(*pod, key) or ())
+        if isinstance(each, dict)
+    ]
+
+
+def _anywhere(found: Any, path: ValuePath) -> Iterator[ValuePath]:
+    """Find lists of containers, and single ones as Argo's Workflow has them."""
+    for key, value in enumerate(found) if isinstance(found, list) else ():
+        yield from _anywhere(value, (*path, key))
+    for key, value in found.items() if isinstance(found, dict) else ():
+        inner = mappings(value)
+        if key in ("containers", "initContainers") and inner and "image" in inner[0]:
+            yield from ((*path, key, number) for number in range(len(inner)))
+        elif key in ("container", "script") and get_path(value, "image"):
+            yield (*path, key)
+        elif path or key != "status":
+            yield from _anywhere(value, (*path, key))
+
+
+# -- all objects ----------------------------------------------------------------------------
 
 
 class Objects:
-    """The objects of all manifests, found by their kind, name and labels.
-
-    An object without a namespace can be in any.
-    """
+    """The objects of all manifests, found by their kind, name and labels."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        self._by_type: dict[str, list[Document]] = defaultdict(list)
-        self._by_name: dict[tuple[str, str], list[Document]] = defaultdict(list)
-        self._by_target: dict[tuple[str, str], list[Document]] = defaultdict(list)
-        for document in documents:
-            same = self._by_name[type_of(document), name_of(document)]
+        self._by_type: dict[str, list[Manifest]] = defaultdict(list)
+        self._by_name: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
+        self._by_target: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
+        self._by_label: dict[tuple[str, str], list[Pod]] = defaultdict(list)
+        for each in (each for document in documents for each in objects(document)):
+            same = self._by_name[each.type, each.name]
             # One object can stand in two files: a release beside the sources that it was made from.
-            if document.at("metadata", "name") and document.data in [each.data for each in same]:
+            if each.at("metadata", "name") and each.data in [one.data for one in same]:
                 continue
-            same.append(document)
-            self._by_type[type_of(document)].append(document)
+            same.append(each)
+            self._by_type[each.type].append(each)
             for reference in ("scaleTargetRef", "workloadRef"):
-                target = document.at("spec", reference)
+                target = each.at("spec", reference)
                 if isinstance(target, dict):
                     kind = str(target.get("kind", "Deployment"))
-                    self._by_target[kind, str(target.get("name"))].append(document)
+                    self._by_target[kind, str(target.get("name"))].append(each)
         self.pods = [pod for each in self for pod in self._pods_of(each)]
-        self._by_label: dict[tuple[str, str], list[Pod]] = defaultdict(list)
         for pod in self.pods:
-            for label in pod.labels.items() if isinstance(pod.labels, dict) else ():
-                self._by_label[label[0], str(label[1])].append(pod)
+            for key, value in pod.labels.items() if isinstance(pod.labels, dict) else ():
+                self._by_label[key, str(value)].append(pod)
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[Manifest]:
         return (each for found in self._by_type.values() for each in found)
 
-    def of_type(self, type_name: str) -> list[Document]:
+    def of_type(self, name: str) -> list[Manifest]:
         """Return the objects of a type."""
-        return self._by_type.get(type_name, [])
+        return self._by_type.get(name, [])
 
-    def named(self, type_name: str, name: object, like: Document) -> list[Document]:
-        """Return the objects of a type and name that can be in an object's namespace."""
+    def named(self, type_name: str, name: object, namespace: str) -> list[Manifest]:
+        """Return the objects of a type and name that can be in a namespace."""
         found = self._by_name.get((type_name, str(name)), ())
-        return [each for each in found if can_share_namespace(each, like)]
+        return [each for each in found if each.is_near(namespace)]
 
-    def about(self, document: Document) -> list[Document]:
+    def about(self, manifest: Manifest) -> list[Manifest]:
         """Return the autoscalers of an object, and the rollouts that run its pods."""
-        found = self._by_target.get((kind_of(document), name_of(document)), ())
-        return [each for each in found if can_share_namespace(each, document)]
+        found = self._by_target.get((manifest.kind, manifest.name), ())
+        return [each for each in found if each.is_near(manifest.namespace)]
 
     def selected(self, selector: Any) -> list[Pod]:
         """Return the pods of all namespaces that a selector selects."""
-        wanted = selector.get("matchLabels", selector) if isinstance(selector, dict) else None
+        wanted = get_path(selector, "matchLabels") or selector
         pods = self.pods
         if isinstance(wanted, dict) and wanted and "matchExpressions" not in wanted:
             key, value = next(iter(wanted.items()))
             pods = self._by_label.get((key, str(value)), [])
         return [pod for pod in pods if selects(selector, pod.labels)]
 
-    def _pods_of(self, document: Document) -> list[Pod]:
+    def _pods_of(self, manifest: Manifest) -> list[Pod]:
         """Return the pods of an object; those of a test, or of another object's copy, never run."""
-        owners = document.at("metadata", "ownerReferences")
-        for owner in owners if isinstance(owners, list) else ():
-            if isinstance(owner, dict):
-                type_name = type_of(replace(document, data=owner))
-                if self.named(type_name, owner.get("name"), document):
-                    return []
-        if "test" in str(document.at("metadata", "annotations", "helm.sh/hook")):
+        owners = mappings(manifest.at("metadata", "ownerReferences"))
+        is_owned = any(
+            self.named(replace(manifest, data=owner).type, owner.get("name"), manifest.namespace)
+            for owner in owners
+        )
+        if is_owned or "test" in str(manifest.at("metadata", "annotations", "helm.sh/hook")):
             return []
         found: dict[ValuePath, list[ValuePath]] = defaultdict(list)
-        for path in containers(document):
+        for path in _containers(manifest):
             found[path[:-2] if isinstance(path[-1], int) else path[:-1]].append(path)
-        return [Pod(document, path, tuple(paths)) for path, paths in found.items()]
+        return [Pod(manifest, path, tuple(paths)) for path, paths in found.items()]

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from poolkit.budget.kubernetes.objects import kind_of, name_of, objects, texts, type_of
+from poolkit.budget.kubernetes.objects import Manifest, objects, texts
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import Document, parse_documents, read_documents
-from poolkit.errors import TemplateError
+from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +43,15 @@ _NAMES_FILES = (
 )
 _REMOTE = re.compile(r"://|^git@|^(github|gitlab|bitbucket)\.\w+[:/]|\?ref=")
 _SOURCE = re.compile(r"^# Source: (.+)$", re.MULTILINE)
-_REFUSAL = re.compile(r"^(?:[Ee]rror: |E\d{4} .*? err=)(.+)$", re.MULTILINE)
+_REFUSAL = re.compile(r"^(?:[Ee]rror: |E\d{4} .*? err=(?:<\s*(?:error: )?)?)(.+)$", re.MULTILINE)
 
 
 class _Tree(NamedTuple):
     """A kustomization and everything that it leads to, as far as it is on this disk."""
 
-    root: Document
-    folders: dict[Path, Document]
-    files: dict[Path, list[Document]]
+    root: Manifest
+    folders: dict[Path, Manifest]
+    files: dict[Path, list[Manifest]]
     """Its manifests and patches; those of a base come first."""
 
     @property
@@ -61,12 +61,12 @@ class _Tree(NamedTuple):
     def is_variant_of(self, other: _Tree) -> bool:
         """Return whether two trees share a base, so that a cluster has only one of them."""
         shared = self.folders.keys() & other.folders.keys()
-        return any(kind_of(self.folders[each]) != "Component" for each in shared)
+        return any(self.folders[each].kind != "Component" for each in shared)
 
 
 def rendered(
     documents: Sequence[Document], environment: str, named: Sequence[Path] = ()
-) -> tuple[list[Document], list[Unread]]:
+) -> tuple[list[Manifest], list[Unread]]:
     """Return the manifests after Kustomize and Helm, and what could not be rendered.
 
     Args:
@@ -76,18 +76,18 @@ def rendered(
             others below it.
 
     Raises:
-        TemplateError: Kustomize refuses a kustomization that was named.
+        BudgetError: Kustomize refuses a kustomization that was named.
 
     """
-    read: dict[Path, list[Document]] = {}
-    for each in documents:
-        read.setdefault(each.path.resolve(), []).append(each)
+    read: dict[Path, list[Manifest]] = {}
+    for document in documents:
+        read.setdefault(document.path.resolve(), []).extend(objects(document))
     named_folders = {(path if path.is_dir() else path.parent).resolve() for path in named}
     is_flux = "Kustomization.kustomize.toolkit.fluxcd.io"
     kustomizations = {
         path.parent: found[0]
         for path, found in read.items()
-        if path.name in KUSTOMIZATION_FILES and type_of(found[0]) != is_flux
+        if path.name in KUSTOMIZATION_FILES and found[0].type != is_flux
     }
     charts = {path.parent: found[0] for path, found in read.items() if path.name == CHART_FILE}
     ruled = kustomizations.keys() & named_folders
@@ -97,9 +97,13 @@ def rendered(
         if not ruled & set(folder.parents)
     ]
     inner = {folder for each in trees for folder in list(each.folders)[1:]} - ruled
-    roots = [each for each in trees if each.folder.resolve() not in inner]
+    roots = [
+        each
+        for each in trees
+        if each.folder.resolve() not in inner and each.root.kind != "Component"
+    ]
     covered = {path for each in trees for path in each.files}
-    found: list[Document] = []
+    found: list[Manifest] = []
     unread: list[Unread] = []
     for tree in _chosen(roots, environment, unread):
         try:
@@ -107,7 +111,7 @@ def rendered(
         except TemplateError as error:
             where = tree.root.where()
             if tree.folder.resolve() in named_folders:
-                raise TemplateError(f"{error}", where) from None
+                raise BudgetError(f"{where}: {error}") from None
             unread.append(Unread(where, str(error)))
     for folder, chart in charts.items():
         # A chart inside another one is rendered with it.
@@ -156,13 +160,19 @@ def _run(*command: str) -> str:
     return output.decode("utf-8", "replace")
 
 
+def _parsed(output: str, source: Manifest) -> list[Manifest]:
+    """Return the objects of a renderer's output."""
+    found = parse_documents(output, source.path)
+    return [each for one in found if isinstance(one.data, dict) for each in objects(one)]
+
+
 # -- Kustomize ------------------------------------------------------------------------------
 
 
-def _tree(root: Document, read: dict[Path, list[Document]]) -> _Tree:
+def _tree(root: Manifest, read: dict[Path, list[Manifest]]) -> _Tree:
     """Return a kustomization with all that it leads to; other files are added to `read`."""
-    folders: dict[Path, Document] = {}
-    files: dict[Path, list[Document]] = {}
+    folders: dict[Path, Manifest] = {}
+    files: dict[Path, list[Manifest]] = {}
     waiting = [root]
     while waiting:
         document = waiting.pop()
@@ -170,7 +180,7 @@ def _tree(root: Document, read: dict[Path, list[Document]]) -> _Tree:
         if folder.resolve() in folders:
             continue
         folders[folder.resolve()] = document
-        own: dict[Path, list[Document]] = {}
+        own: dict[Path, list[Manifest]] = {}
         for _, text in _names(document):
             # Without .. in it, so that annotations name a file of the repository.
             target = Path(os.path.normpath(folder / text))
@@ -193,13 +203,13 @@ def _names(kustomization: Document) -> list[tuple[ValuePath, str]]:
     return sorted(found, key=lambda each: each[0][0] not in _FOLDERS)
 
 
-def _readable(file: Path) -> list[Document]:
+def _readable(file: Path) -> list[Manifest]:
     """Return a file's objects; the renderer reports what is wrong with it."""
     try:
-        found = [each for each in read_documents(file) if isinstance(each.data, dict)]
+        found = read_documents(file)
     except TemplateError:
         return []
-    return [each for document in found for each in objects(document)]
+    return [each for one in found if isinstance(one.data, dict) for each in objects(one)]
 
 
 def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[_Tree]:
@@ -222,7 +232,7 @@ def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[
     return found
 
 
-def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Document]:
+def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Manifest]:
     """Return the output of Kustomize, each object with the lines of the object of its name."""
     for document in tree.folders.values():
         remote = [
@@ -243,23 +253,24 @@ def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Document]:
         return []
     verb = "build" if Path(program).name.startswith("kustomize") else "kustomize"
     output = _run(program, verb, str(tree.folder.resolve()))
-    sources: dict[str, list[Document]] = defaultdict(list)
-    for source in (each for found in tree.files.values() for each in found):
-        sources[kind_of(source)].append(source)
-    made = []
-    for each in parse_documents(output, tree.root.path):
-        if isinstance(each.data, dict):
-            # Kustomize adds a prefix, suffix or hash to the name.
-            same = [one for one in sources[kind_of(each)] if name_of(one) in name_of(each)]
-            source = max(same, key=lambda one: len(name_of(one)), default=tree.root)
-            made.append(replace(source, data=each.data, lines=source.lines if same else None))
+    sources: dict[str, list[Manifest]] = defaultdict(list)
+    for found in tree.files.values():
+        for each in found:
+            sources[each.kind].append(each)
+    made: list[Manifest] = []
+    for each in _parsed(output, tree.root):
+        # Kustomize adds a prefix, suffix or hash to the name.
+        same = [one for one in sources[each.kind] if one.name in each.name]
+        source = max(same, key=lambda one: len(one.name), default=each)
+        lines = source.lines if same else None
+        made.append(replace(each, path=source.path, file=source.file, lines=lines))
     return made
 
 
 # -- Helm -----------------------------------------------------------------------------------
 
 
-def _templated(chart: Document, environment: str, unread: list[Unread]) -> list[Document]:
+def _templated(chart: Manifest, environment: str, unread: list[Unread]) -> list[Manifest]:
     """Return the output of Helm, each object with the template that it comes from."""
     folder, program = chart.path.parent, shutil.which("helm")
     hint = f"name the output of `helm template {folder}`"
@@ -273,17 +284,16 @@ def _templated(chart: Document, environment: str, unread: list[Unread]) -> list[
     values = [f"--values={file}" for file in files if file.is_file()]
     try:
         output = _run(program, "template", str(folder.resolve()), *values)
-        documents = parse_documents(output, chart.path)
+        found = _parsed(output, chart)
     except TemplateError as error:
         # A chart may need values or dependencies that are elsewhere.
         unread.append(Unread(chart.where(), f"{error}; {hint}"))
         return []
     marks = [(output.count("\n", 0, m.start()) + 1, m[1].strip()) for m in _SOURCE.finditer(output)]
-    found: list[Document] = []
-    for each in documents:
-        if isinstance(each.data, dict):
-            before = [name for line, name in marks if each.lines and line <= each.lines.line]
-            # The name begins with the chart's, not with the folder's.
-            file = str(folder / before[-1].partition("/")[2]) if before else chart.file
-            found += objects(replace(each, file=file, lines=None))
-    return found
+    files = []
+    for each in found:
+        before = [name for line, name in marks if each.lines and line <= each.lines.line]
+        # The name begins with the chart's, not with the folder's.
+        files.append(folder / before[-1].partition("/")[2] if before else chart.path)
+    made = zip(found, files, strict=True)
+    return [replace(each, path=file, file=str(file), lines=None) for each, file in made]

@@ -6,15 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from poolkit.budget.kubernetes.evidence import Signs, service_hosts
-from poolkit.budget.kubernetes.objects import (
-    Objects,
-    kind_of,
-    name_of,
-    pod_path,
-    runs_before,
-    table,
-    type_of,
-)
+from poolkit.budget.kubernetes.objects import Objects, kinds, mappings, pod_path
 from poolkit.budget.kubernetes.operators import clusters, poolers
 from poolkit.budget.kubernetes.pods import most_pods, overlap
 from poolkit.budget.kubernetes.renderers import rendered
@@ -26,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from poolkit.budget.kubernetes.objects import Pod
-    from poolkit.budget.model import SourceLocation
+    from poolkit.budget.kubernetes.objects import Manifest, Pod
     from poolkit.budget.read.documents import Document, ValuePath
 
 
@@ -37,7 +28,7 @@ def describe_manifests(
     """Return every container of every pod as a workload, after Kustomize and Helm.
 
     Raises:
-        TemplateError: Kustomize refuses a kustomization that was named.
+        BudgetError: Kustomize refuses a kustomization that was named.
     """
     found, unread = rendered(documents, environment, named)
     objects = Objects(found)
@@ -48,23 +39,21 @@ def describe_manifests(
             made += [(pod, *each) for each in _workloads(pod, objects, hosts[id(pod)])]
         except TemplateError as error:
             # One object that no API server accepts leaves the others as they are.
-            unread.append(Unread(pod.document.where(), str(error)))
+            unread.append(Unread(pod.object.where(), error.problem))
+    for each in objects:
+        path = pod_path(each)
+        if each.type in kinds("makers")["kinds"]:
+            reason = f"the objects that a {each.kind} makes are in no file; name them, rendered"
+            unread.append(Unread(each.where("kind"), reason))
+        elif path and not (each.at(*path, "containers") or each.at("spec", "workloadRef")):
+            # It may be a patch.
+            reason = f"{each.kind} {each.name} has no containers"
+            unread.append(Unread(each.where("spec"), reason))
     databases = clusters(objects)
     signs = Signs(objects, databases, made)
     workloads = [signs.of(*each) for each in made]
-    workloads += [*poolers(objects), *signs.custom()]
-    for document in objects:
-        if type_of(document) in table("makers")["kinds"]:
-            what = f"the objects that a {kind_of(document)} makes are in no file"
-            unread.append(Unread(document.where("kind"), f"{what}; name them, rendered"))
-        elif (path := pod_path(document)) and not (
-            document.at(*path, "containers") or document.at("spec", "workloadRef")
-        ):
-            # It may be a patch.
-            reason = f"{kind_of(document)} {name_of(document)} has no containers"
-            unread.append(Unread(document.where("spec"), reason))
     return Description(
-        workloads=tuple(workloads),
+        workloads=(*workloads, *poolers(objects), *signs.custom()),
         databases=tuple(databases.values()),
         unread=tuple(dict.fromkeys(unread)),
     )
@@ -74,120 +63,104 @@ def _workloads(
     pod: Pod, objects: Objects, hosts: list[str]
 ) -> Iterator[tuple[ValuePath, Workload]]:
     """Return the containers of a pod; the only one that keeps running has the pod's name."""
-    document = pod.document
-    alone = len([each for each in pod.containers if not runs_before(document, each)]) == 1
-    volumes = {
-        str(get_path(each, "configMap", "name")) for each in document.mappings(*pod.path, "volumes")
-    }
+    manifest = pod.object
+    alone = len([each for each in pod.containers if not pod.runs_before(each)]) == 1
+    volumes = mappings(manifest.at(*pod.path, "volumes"))
+    maps = dict.fromkeys(str(get_path(each, "configMap", "name")) for each in volumes)
+    files = [_entries("configMapRef", name, manifest, objects) or {} for name in maps]
+    instances = most_pods(manifest, objects.about(manifest))
     for path in pod.containers:
-        container, before = document.mapping(*path), runs_before(document, path)
-        variables, unread, hidden = _variables(document, path, objects)
-        words = [*document.items(*path, "command"), *document.items(*path, "args")]
+        container, before = manifest.mapping(*path), pod.runs_before(path)
+        variables, unread, hidden = _variables(manifest, path, objects)
+        words = [*manifest.items(*path, "command"), *manifest.items(*path, "args")]
         # Kubernetes writes a variable $(NAME).
         command = tuple(re.sub(r"\$\((\w+)\)", r"${\1}", str(word)) for word in words)
-        inner = f"{name_of(document)}/{container.get('name') or path[-1]}"
-        yield (
-            path,
-            Workload(
-                name=name_of(document) if alone and not before else inner,
-                platform="init container" if before else kind_of(document),
-                unit="init container" if before else "pod",
-                where=document.where("spec"),
-                instances=most_pods(document, objects),
-                overlap=overlap(document),
-                variables=variables,
-                image=str(container.get("image") or ""),
-                command=command or None,
-                command_origin=str(
-                    document.where(*path, "args" if "args" in container else "command")
-                ),
-                unread_variables=unread,
-                hidden_variables=hidden,
-                mounted={
-                    str(key): str(text)
-                    for name in volumes
-                    for config in _only(objects.named("ConfigMap", name, document))
-                    for key, text in config.mapping("data").items()
-                },
-                resource=pod.key(path),
-                hosts=tuple(dict.fromkeys(hosts)),
-            ),
+        inner = str(container.get("name") or path[-1])
+        origin = manifest.where(*path, "args" if "args" in container else "command")
+        workload = Workload(
+            name=manifest.name if alone and not before else f"{manifest.name}/{inner}",
+            platform="init container" if before else manifest.kind,
+            unit="init container" if before else "pod",
+            where=manifest.where("spec"),
+            instances=instances,
+            overlap=overlap(manifest),
+            variables=variables,
+            image=str(container.get("image") or ""),
+            command=command or None,
+            command_origin=str(origin),
+            unread_variables=unread,
+            hidden_variables=hidden,
+            mounted={key: each.text or "" for file in files for key, each in file.items()},
+            resource=manifest.key(inner),
+            hosts=tuple(dict.fromkeys(hosts)),
         )
+        yield path, workload
 
 
 # -- variables ------------------------------------------------------------------------------
 
 
 def _variables(
-    document: Document, path: ValuePath, objects: Objects
+    manifest: Manifest, path: ValuePath, objects: Objects
 ) -> tuple[dict[str, Variable], str, str]:
     """Return the variables, which ConfigMap is not read, and which Secret is not."""
     found: dict[str, Variable] = {}
     unread = hidden = ""
-    for source in document.mappings(*path, "envFrom"):
-        prefix = str(source.get("prefix") or "")
-        secret = get_path(source, "secretRef", "name")
-        if secret is not None:
-            keys, is_complete = _secret_keys(secret, document, objects)
-            hidden = hidden or ("" if is_complete else f"Secret {secret}")
-            for key, where in keys.items():
-                # The values are not read.
-                origin, reason = str(where), "it is in a secret"
-                found[f"{prefix}{key}"] = Variable(text=None, origin=origin, reason=reason)
-        name = get_path(source, "configMapRef", "name")
-        configs = _only(objects.named("ConfigMap", name, document))
-        for config in configs:
-            found |= {
-                f"{prefix}{key}": Variable(text=str(value), origin=str(config.where("data", key)))
-                for key, value in config.mapping("data").items()
-            }
-        if name is not None and not configs:
-            unread = f"ConfigMap {name} is not in the manifests, or more than once"
-    for index, each in enumerate(document.mappings(*path, "env")):
+    for source in manifest.mappings(*path, "envFrom"):
+        for kind in ("configMapRef", "secretRef"):
+            name = get_path(source, kind, "name")
+            entries = _entries(kind, name, manifest, objects)
+            prefix = str(source.get("prefix") or "")
+            found |= {f"{prefix}{key}": each for key, each in (entries or {}).items()}
+            if name is not None and entries is None and kind == "secretRef":
+                hidden = hidden or f"Secret {name}"
+            elif name is not None and entries is None:
+                unread = f"ConfigMap {name} is not in the manifests, or more than once"
+    for index, each in enumerate(manifest.mappings(*path, "env")):
         # A text, or a key of a ConfigMap or Secret.
-        origin, value_from = str(document.where(*path, "env", index)), each.get("valueFrom")
-        key = str(get_path(value_from, "configMapKeyRef", "key"))
-        named = objects.named(
-            "ConfigMap", get_path(value_from, "configMapKeyRef", "name"), document
-        )
-        texts = [config for config in _only(named) if key in config.mapping("data")]
+        origin, value_from = str(manifest.where(*path, "env", index)), each.get("valueFrom")
+        named = get_path(value_from, "configMapKeyRef", "name")
+        entries = _entries("configMapRef", named, manifest, objects) or {}
+        kind = next(iter(value_from), "") if isinstance(value_from, dict) else "nothing"
+        variable = Variable(text=None, origin=origin, reason=f"its value is from {kind}")
         if "value" in each:
             variable = Variable(text=str(each["value"]), origin=origin)
-        elif texts:
-            origin = str(texts[0].where("data", key))
-            variable = Variable(text=str(texts[0].at("data", key)), origin=origin)
-        else:
-            kind = next(iter(value_from), "") if isinstance(value_from, dict) else "nothing"
-            variable = Variable(text=None, origin=origin, reason=f"its value is from {kind}")
-        found[str(each.get("name"))] = variable
+        key = str(get_path(value_from, "configMapKeyRef", "key"))
+        found[str(each.get("name"))] = entries.get(key, variable)
     return found, unread, hidden
 
 
-def _only(configs: list[Document]) -> list[Document]:
-    """Return the ConfigMap; none if there are several with other data."""
-    return configs[:1] if all(each.at("data") == configs[0].at("data") for each in configs) else []
+def _entries(
+    reference: str, name: object, like: Manifest, objects: Objects
+) -> dict[str, Variable] | None:
+    """Return the entries of a ConfigMap or Secret; None if the files do not have all of them.
 
-
-def _secret_keys(
-    name: object, like: Document, objects: Objects
-) -> tuple[dict[str, SourceLocation], bool]:
-    """Return the keys of a Secret, and whether the files have all of them.
-
-    A SealedSecret or ExternalSecret makes the Secret of its name, or of its target's.
+    The values of a Secret are not read. A SealedSecret or ExternalSecret makes the Secret of its name,
+    or of its target's.
     """
-    keys: dict[str, SourceLocation] = {}
-    is_complete = False
-    for each in objects.named("Secret", name, like):
-        is_complete = True
-        for section in ("data", "stringData"):
-            keys |= {key: each.where(section, key) for key in each.mapping(section)}
-    for each in objects.named("SealedSecret.bitnami.com", name, like):
-        is_complete = True
-        path = ("spec", "encryptedData")
-        keys |= {key: each.where(*path, key) for key in each.mapping(*path)}
-    for each in objects.of_type("ExternalSecret.external-secrets.io"):
-        if (each.at("spec", "target", "name") or name_of(each)) == name:
-            is_complete = not each.at("spec", "dataFrom")
-            for index, entry in enumerate(each.mappings("spec", "data")):
-                keys[str(entry.get("secretKey"))] = each.where("spec", "data", index)
-    return keys, is_complete
+    if reference == "configMapRef":
+        maps = objects.named("ConfigMap", name, like.namespace)
+        if not maps or any(each.at("data") != maps[0].at("data") for each in maps):
+            return None
+        return {
+            str(key): Variable(text=str(value), origin=str(maps[0].where("data", key)))
+            for key, value in maps[0].mapping("data").items()
+        }
+    secrets = objects.named("Secret", name, like.namespace)
+    secrets += objects.named("SealedSecret.bitnami.com", name, like.namespace)
+    external = objects.of_type("ExternalSecret.external-secrets.io")
+    secrets += [
+        each for each in external if name == (each.at("spec", "target", "name") or each.name)
+    ]
+    found: dict[str, Variable] = {}
+    for each in secrets:
+        keys: list[tuple[str, ...]] = [("data", key) for key in each.mapping("data")]
+        keys += [("stringData", key) for key in each.mapping("stringData")]
+        keys += [("spec", "encryptedData", key) for key in each.mapping("spec", "encryptedData")]
+        for entry in mappings(each.at("spec", "data")):
+            keys.append(("spec", str(entry.get("secretKey"))))
+        for path in keys:
+            where = str(each.where(*path))
+            found[path[-1]] = Variable(text=None, origin=where, reason="it is in a secret")
+    is_complete = secrets and not any(each.at("spec", "dataFrom") for each in secrets)
+    return found if is_complete else None
