@@ -28,7 +28,6 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from poolkit.budget.live import Check
     from poolkit.budget.model import Pooler, Service
 
 
@@ -229,20 +228,15 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
         sys.stdout.write(measured_class(options))
         return EXIT_STATUS["fits"]
     budgets = compute_budget(options)
-    status = budgets.exit_status(allow_unknown=options.allow_unknown)
-    checks: list[Check] = []
     if check is not None:
         from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
 
-        checks += check_run(budgets, check)
-        budgets = dataclasses.replace(budgets, knee=knee_of_run(check))
+        found, knee = check_run(budgets, check), knee_of_run(check)
+        budgets = dataclasses.replace(budgets, knee=knee, checks=tuple(found))
     if live:
-        checks += check_live(budgets, options.database_url)
-    if not all(each.is_within for each in checks):
-        status = EXIT_STATUS["does not fit"]
-    lines = [each.text for each in checks]
-    if answer:
-        lines += write_answers(project, options, budgets)
+        found = check_live(budgets, options.database_url)
+        budgets = dataclasses.replace(budgets, checks=(*budgets.checks, *found))
+    status = budgets.exit_status(allow_unknown=options.allow_unknown)
     from poolkit.terminal import new_console  # noqa: PLC0415  (its import takes time)
 
     console = new_console()
@@ -253,6 +247,6 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
     else:
         console.file.write(budget_text(budgets, form, status=status))
         console = new_console(stderr=True)
-    for line in lines:
+    for line in write_answers(project, options, budgets) if answer else ():
         console.print(line, soft_wrap=True)
     return status

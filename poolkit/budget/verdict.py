@@ -12,6 +12,7 @@ from poolkit.budget.model import Service, total, unknown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from poolkit.budget.live import Check
     from poolkit.budget.model import (
         Database,
         NotCounted,
@@ -202,6 +203,8 @@ class Budgets:
     environment: str = ""
     knee: int | None = None
     """The connections at the knee of a run on such a server, if there is one."""
+    checks: tuple[Check, ...] = ()
+    """What a run or the server itself had, compared with the ceilings."""
 
     @property
     def only(self) -> Budget:
@@ -225,6 +228,8 @@ class Budgets:
 
     def exit_status(self, *, allow_unknown: bool = False) -> int:
         """Return the exit status; with `allow_unknown`, 0 if the known part of something fits."""
+        if not all(check.is_within for check in self.checks):
+            return EXIT_STATUS["does not fit"]
         if allow_unknown and self.verdict == "cannot be shown to fit":
             return EXIT_STATUS["fits"]
         return EXIT_STATUS[self.verdict]

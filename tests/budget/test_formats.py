@@ -176,7 +176,8 @@ def test_the_document_names_every_key(shop, arguments):
     pooler = "{image: edoburu/pgbouncer, environment: {DB_HOST: db, MAX_CLIENT_CONN: '1'}}"
     text = COMPOSE.replace("services:", f"services:\n      pgbouncer: {pooler}")
     shop.write("compose.yaml", text % 4)
-    found = json.loads(shop.run(*arguments, "--json").stdout)
+    a_run(shop.path / "run", 12)
+    found = json.loads(shop.run(*arguments, "--check-run", "run", "--json").stdout)
     text = (ROOT / "docs/budget.md").read_text().partition("## JSON output")[2]
     documented = {
         path.strip("`").removeprefix("document").strip("."): set(re.findall(r"`(\w+)`", inside))
@@ -341,8 +342,12 @@ def test_a_run_is_compared_with_the_ceilings(shop):
     good = shop.run(*KNOWN, "--check-run", "good", columns="160")
     succeeded(good, "web: at most 30 open with 1 process(es), within the 30 that web allows")
     bad = shop.run(*KNOWN, "--check-run", "bad", "--json")
-    assert (bad.returncode, json.loads(bad.stdout)["verdict"]) == (1, "fits")
-    assert "web: at most 31 open with 1 process(es), ABOVE the 30" in bad.stderr
+    found = json.loads(bad.stdout)
+    assert (bad.returncode, found["exit_status"], found["verdict"]) == (1, 1, "fits")
+    (check,) = found["checks"]
+    assert not check["is_within"]
+    assert "at most 31 open with 1 process(es), ABOVE the 30" in check["text"]
+    assert "::error" in shop.run(*KNOWN, "--check-run", "bad", "--github").stdout
 
 
 def test_the_knee_of_a_run_is_the_second_ceiling(shop):

@@ -52,6 +52,7 @@ def as_json(budgets: Budgets, *, status: int) -> dict[str, Any]:
         "databases": [_of_database(budget) for budget in budgets.each],
         "not_counted": _plain(budgets.not_counted),
         "unread": _plain(budgets.unread),
+        "checks": _plain(budgets.checks),
     }
 
 
@@ -183,6 +184,7 @@ RULES = {
     "does-not-fit": "The connection ceiling of the deployment is more than the database allows.",
     "too-many-clients": "A pooler would get more clients than it accepts.",
     "nothing-to-count": "No service in the files connects to the database, as far as they show.",
+    "above-ceiling": "More connections were measured than the files allow.",
     "unknown-number": "A number of the connection ceiling is unknown.",
     "fits": "The connection ceiling of the deployment is within what the database allows.",
 }
@@ -202,6 +204,9 @@ def findings(budgets: Budgets) -> Iterator[Finding]:
             yield Finding("nothing-to-count", "warning", text, where)
         elif budget.verdict == "fits":
             yield Finding("fits", "note", text, where)
+    for check in budgets.checks:
+        if not check.is_within:
+            yield Finding("above-ceiling", "error", check.text, None)
     gaps = {gap: answer(budget, gap.of).flag for budget in budgets.each for gap in budget.gaps}
     for gap, how in gaps.items():
         text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"

@@ -81,8 +81,10 @@ def sections(budgets: Budgets) -> Iterator[Section]:
         shown = entries[:MOST] + (more if len(entries) > MOST else [])
         groups.append(Group((reason,), tuple(shown)))
     yield Section("Not counted", groups=tuple(groups))
+    yield Section("Measured", lines=tuple(check.text for check in budgets.checks))
     lines = ways_out(budgets.only, budgets.knee) if is_one else ()
-    yield Section(summary(budgets), budgets.verdict, lines=lines)
+    above = tuple(f"But {check.text}" for check in budgets.checks if not check.is_within)
+    yield Section(summary(budgets), budgets.verdict, lines=above + lines)
 
 
 def table(budget: Budget) -> tuple[Row, ...]:
