@@ -1,10 +1,16 @@
 """Plans and states of Terraform, each with the ceilings computed by hand."""
 
 import json
+import shutil
+import subprocess
 import time
 
 import pytest
 from terraform_files import Module, Ref, resource
+
+from poolkit.budget.read.documents import read_documents
+from poolkit.budget.terraform.graph import Graph
+from poolkit.budget.terraform.workloads import is_terraform
 
 HOST = "shop.abc123.eu-west-1.rds.amazonaws.com"
 
@@ -337,6 +343,14 @@ def test_sensitive_values_are_unknown_and_never_printed(folder):
     assert "hunter2" not in result.stdout + result.stderr
 
 
+def test_a_sensitive_value_of_a_state_may_not_lead_anywhere(folder):
+    """A state lists dependencies, so the key of another service is no sign of the database."""
+    client = function(variables={"API_KEY": "hunter2"})
+    client["sensitive_values"] = {"environment": [{"variables": {"API_KEY": True}}]}
+    folder.write("state.json", Module(*rds(address=HOST), client).state())
+    assert folder.budget("state.json").verdict == "nothing to count"
+
+
 def test_an_existing_database_has_unknown_limits(budget):
     """The plan does not manage the database of a data source."""
     database = resource("data.aws_db_instance.shop", {"db_instance_identifier": "shop"})
@@ -659,6 +673,57 @@ def test_a_plan_and_manifests_are_one_deployment(folder, ceilings):
         """,
     )
     assert ceilings(folder.budget(services=("web=5+0",))) == {"web": 20}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("terraform") is None, reason="needs terraform")
+def test_a_plan_of_terraform_itself(folder):
+    """References go through for_each, a module's output and its variable, and not past a local."""
+    folder.write(
+        "main.tf",
+        """
+        variable "password" {
+          type      = string
+          sensitive = true
+          default   = "hunter2"
+        }
+        resource "terraform_data" "db" {}
+        module "app" {
+          for_each = toset(["a", "é"])
+          source   = "./app"
+          host     = terraform_data.db.id
+        }
+        resource "terraform_data" "client" {
+          count = 2
+          input = { host = module.app["a"].host, password = var.password }
+        }
+        resource "terraform_data" "next" {
+          count = 2
+          input = terraform_data.client[count.index].output
+        }
+        """,
+    )
+    folder.write(
+        "app/main.tf",
+        """
+        variable "host" {}
+        resource "terraform_data" "inner" { input = var.host }
+        output "host" { value = terraform_data.inner.output }
+        """,
+    )
+    commands = (["init"], ["plan", "-out", "plan"], ["show", "-json", "plan"])
+    for command in commands:
+        done = subprocess.run(
+            ["terraform", *command], cwd=folder.path, capture_output=True, text=True, check=True
+        )
+    (document,) = read_documents(folder.write("plan.json", done.stdout))
+    nodes = Graph(document).nodes
+    inner = 'module.app["{}"].terraform_data.inner'
+    assert is_terraform(document.data)
+    assert nodes[inner.format("é")].refers_to == {"terraform_data.db"}
+    assert nodes["terraform_data.client[0]"].refers_to == {inner.format("a")}
+    assert nodes["terraform_data.next[1]"].refers_to == {"terraform_data.client[1]"}
+    assert "hunter2" not in str([node.values for node in nodes.values()])
 
 
 # -- files ------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Node:
     def key(self) -> str:
         """The key of count or for_each, such as `[0]`."""
         index = self.written.get("index")
-        return "" if index is None else f"[{json.dumps(index)}]"
+        return "" if index is None else f"[{json.dumps(index, ensure_ascii=False)}]"
 
     def get(self, path: str) -> Any:
         """Return a value by its attributes, with spaces between them; of blocks, the first."""
@@ -168,7 +168,9 @@ class Graph:
             reason += f"; the plan does not show {next(iter(hidden.values()))}"
         if is_variable:
             node.refers_to |= found - {node.address}
-            node.hidden = reason if "" in hidden or not node.config else node.hidden
+            # A state lists what a local refers to as a dependency.
+            is_hidden = "" in hidden or (node.change is not None and not node.config)
+            node.hidden = reason if is_hidden else node.hidden
         refers_to = [Reference(self.stack, each, "id") for each in sorted(found)]
         if len(refers_to) == 1 and not hidden:
             return refers_to[0]
