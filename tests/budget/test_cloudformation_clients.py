@@ -250,6 +250,7 @@ INSIDE = ", VpcConfig: {SecurityGroupIds: [%s], SubnetIds: [a]}"
     [
         ("IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref App", True),
         ("IpProtocol: '-1', SourceSecurityGroupId: !GetAtt App.GroupId", True),
+        ("IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourcePrefixListId: pl-1", True),
         ("IpProtocol: tcp, FromPort: 0, ToPort: 65535, SourceSecurityGroupId: !Ref App", True),
         (
             "IpProtocol: tcp, FromPort: '5432', ToPort: !Ref Unset, SourceSecurityGroupId: !Ref App",
@@ -297,6 +298,28 @@ def test_members_of_one_group_reach_each_other_by_a_rule_on_itself(folder):
     shared = GROUPED.replace("!Ref DbGroup", default)
     folder.write("app.yaml", stack(shared, NETWORK, lambda_function(more=INSIDE % default)))
     assert clients(folder.budget()) == {"Fn"}
+
+
+def test_a_group_may_reach_the_databases_of_two_stacks_of_one_template(folder):
+    """Each stack has its own database, whatever the name of it in the template."""
+    inner = """
+  DbGroup:
+    Type: AWS::EC2::SecurityGroup
+    Properties:
+      GroupDescription: d
+      SecurityGroupIngress:
+        [{IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref Unset}]
+"""
+    folder.write("store.yaml", stack(GROUPED, inner, parameters=UNSET))
+    nested = """
+  %s:
+    Type: AWS::CloudFormation::Stack
+    Properties: {TemplateURL: store.yaml, Parameters: {Unset: !Ref App}}
+"""
+    text = stack(NETWORK, nested % "A", nested % "B", lambda_function(more=INSIDE % "!Ref App"))
+    folder.write("app.yaml", text)
+    budgets = folder.budget().each
+    assert [clients(each) for each in budgets] == [{"Fn"}, {"Fn"}]
 
 
 def test_a_group_given_by_a_parameter_is_the_same_group(folder):

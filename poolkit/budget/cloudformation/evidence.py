@@ -163,18 +163,18 @@ class Graph:
 
     def indirect(self, resources: Sequence[Resource]) -> tuple[Evidence, ...]:
         """Return the signs of the roles and security groups of a resource and its parts."""
-        where, found = resources[0].where(), dict[str, Evidence]()
+        where, found = resources[0].where(), list[Evidence]()
         keys = {key for each in resources for key in self.mentions(each)}
         for key in sorted(keys & self._grants.keys()):
             granted = self._grants[key]
             reason = f"its role {key.logical_id} may log on to the database or read its secret"
             # A grant for every secret is about any database.
             to = () if None in granted else tuple(sorted(each for each in granted if each))
-            found[reason] = Evidence(reason=reason, where=where, leads_to=to)
+            found.append(Evidence(reason=reason, where=where, leads_to=to))
         for own in (each.get("Policies") for each in resources):
             if any(True for _ in self._granted(own)):
                 reason = "its policies may log on to a database or read its secret"
-                found[reason] = Evidence(reason=reason, where=where)
+                found.append(Evidence(reason=reason, where=where))
         groups = {group for each in resources for group in self._groups(each)}
         is_inside = groups or any(
             each.type in ("AWS::ECS::Service", "AWS::EC2::Instance")
@@ -184,10 +184,9 @@ class Graph:
         for server, (sources, is_wide) in self._doors.items():
             if groups & sources or (is_wide and is_inside):
                 reason = f"the security group of {server.logical_id} lets it in"
-                found[reason] = Evidence(
-                    reason=reason, where=where, leads_to=(server,), is_network=True
-                )
-        return tuple(found.values())
+                to = (server,)
+                found.append(Evidence(reason=reason, where=where, leads_to=to, is_network=True))
+        return tuple(found)
 
     # -- roles ------------------------------------------------------------------------------
 
@@ -253,13 +252,12 @@ class Graph:
         doors: dict[ResourceKey, tuple[set[str], bool]] = {}
         for key in self._behind:
             server, sources, is_wide = self.resources[key], set[str](), False
-            engine = str(server.get("Engine") or server.get("EngineFamily")).lower()
-            port = server.get("Port") or (3306 if "my" in engine or "maria" in engine else 5432)
+            ports = [server.get("Port")] if server.get("Port") else _default_ports(server)
             for group in self._groups(server):
                 # The members of a VPC's default group reach each other.
                 sources |= {group} if group.endswith(".DefaultSecurityGroup>") else set()
                 for rule in rules[group]:
-                    if not (isinstance(rule, dict) and _allows(rule, port)):
+                    if not (isinstance(rule, dict) and _allows(rule, ports)):
                         continue
                     own = {*_group_ids(rule.get("SourceSecurityGroupId"))}
                     sources |= own
@@ -318,13 +316,24 @@ def _group_ids(value: Any) -> Iterator[str]:
             yield identity(each if is_default else Reference(each.stack, each.logical_id))
 
 
-def _allows(rule: dict[str, Any], port: Any) -> bool:
-    """Return whether a rule may open a port; an unknown number may be any."""
+def _default_ports(server: Resource) -> list[int]:
+    engine = server.get("Engine") or server.get("EngineFamily")
+    engine = engine.lower() if isinstance(engine, str) else "aurora"
+    if "mysql" in engine or "maria" in engine:
+        return [3306]
+    # AWS's pages disagree on the default of Aurora PostgreSQL.
+    return [5432, 3306] if "aurora" in engine else [5432]
+
+
+def _allows(rule: dict[str, Any], ports: Iterable[Any]) -> bool:
+    """Return whether a rule may open one of some ports; an unknown number may be any."""
     if rule.get("IpProtocol") in ("-1", -1, None) or isinstance(rule["IpProtocol"], Unknown):
         return True
     try:
         low, high = int(rule["FromPort"]), int(rule["ToPort"])
-        return str(rule["IpProtocol"]).lower() in ("tcp", "6") and low <= int(port) <= high
+        return str(rule["IpProtocol"]).lower() in ("tcp", "6") and any(
+            low <= int(port) <= high for port in ports
+        )
     except (KeyError, TypeError, ValueError):
         return True
 

@@ -72,7 +72,8 @@ class Stacks:
             except TemplateError as error:
                 why = str(error)
             if why or path is None:
-                shown = url if isinstance(url, str) else get_path(url, "ApplicationId") or why
+                shown = get_path(url, "ApplicationId") if isinstance(url, dict) else url
+                shown = shown if isinstance(shown, str) else why
                 reason = f"nested stack {resource.logical_id}: its template was not read ({shown})"
                 self.unread.append(Unread(resource.where("TemplateURL"), reason))
                 continue

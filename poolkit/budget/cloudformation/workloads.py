@@ -295,7 +295,8 @@ def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         notes = [note for name, note in _NOTES.items() if function.get(name) is not None]
         field = "reason" if concurrency.value is None else "origin"
         text: dict[str, Any] = {field: "; ".join([getattr(concurrency, field), *notes])}
-        origin = f"{function.where()}: frozen execution environments of the old version keep their connections"
+        kept = "frozen execution environments of the old version keep their connections"
+        origin = f"{function.where()}: {kept}"
         for alias in aliases:
             if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig"):
                 origin += f", gradual deployment by alias {alias.logical_id}"
