@@ -318,7 +318,7 @@ def test_a_group_may_reach_the_databases_of_two_stacks_of_one_template(folder):
 """
     text = stack(NETWORK, nested % "A", nested % "B", lambda_function(more=INSIDE % "!Ref App"))
     folder.write("app.yaml", text)
-    budgets = folder.budget().each
+    budgets = folder.budgets().each
     assert [clients(each) for each in budgets] == [{"Fn"}, {"Fn"}]
 
 
