@@ -53,7 +53,13 @@ _NOTHING = (
     "no CloudFormation or SAM template, Terraform plan, Kubernetes manifest or compose file there; "
     "without files, declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
 )
-_BROKEN = "no valid YAML or JSON, and no sign of a deployment in it"
+_KINDS = {
+    "templates": "template",
+    "compose": "compose file",
+    "terraform": "Terraform plan",
+    "kubernetes": "Kubernetes manifest",
+}
+_BROKEN = "not a document of YAML or JSON, and no sign of a deployment in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +128,10 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         try:
             documents = read_documents(file)
             is_deployment = [files.add(each) for each in documents]
-            if len(documents) > 1 and file.suffix == ".json" and not any(is_deployment):
-                walk.skip("a stream of JSON values without a deployment", file)
+            # Any text is YAML, and a log may be a stream of JSON objects.
+            is_other = all(isinstance(each.data, str) for each in documents[:1])
+            if is_other or (len(documents) > 1 and file.suffix == ".json"):
+                walk.skip(_BROKEN, *[] if any(is_deployment) else [file])
         except TemplateError as error:
             if file in paths:
                 raise
@@ -136,9 +144,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
     if walk.terraform and not files.terraform:
         where, count = SourceLocation(str(walk.terraform[0]), 1), len(walk.terraform)
         files.unread.append(Unread(where, f"Terraform's own files ({count}) are not read: {HINT}"))
-    found = (files.templates, files.compose, files.kubernetes, files.terraform, files.unread)
-    is_empty = not any(found)
-    if is_empty and not may_be_none:
+    if not (files.unread or may_be_none or any(getattr(files, kind) for kind in _KINDS)):
         if all(path.is_file() for path in paths):
             raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")
         walk.skip(_NOTHING, *paths)
@@ -246,37 +252,35 @@ class _Walk:
         self.unread.append(Unread(SourceLocation(str(error.filename)), "it cannot be opened"))
 
     def _is_walked(self, folder: Path, root: Path) -> bool:
-        reason = next(
-            (why for why, names in self._table["folders"].items() if folder.name in names), ""
-        )
+        passed = self._table["folders"].items()
+        reason = next((why for why, names in passed if folder.name in names), "")
         if folder.name.startswith("."):
             reason = "hidden folders"
         elif "{{" in folder.name:
             reason = "a template of projects"
         elif folder.is_symlink():
-            # Inside of the root, the folder itself is on the way.
-            if root.resolve() in folder.resolve().parents:
-                return False
-            reason = "a link to another folder"
-        if reason:
+            # A folder inside of the root is on the way in any case.
+            is_inside = root.resolve() in (folder.resolve(), *folder.resolve().parents)
+            reason = "a link to a part of this folder" if is_inside else "a link to another folder"
+        if reason and folder.name != ".git":
             self.skip(reason, folder)
         return not reason
 
     def _add_file(self, file: Path, *, is_named: bool = False) -> None:
-        for program in self._table["programs"]:
-            if file.name in program["files"]:
-                made = file.parent / program["makes"]
-                if made.is_file():
-                    self.files.setdefault(made.resolve(), made)
-                elif not made.exists():
-                    reason = f"it is not expanded: run `{program['command']}` first"
-                    self.unread.append(Unread(SourceLocation(str(file), 1), reason))
-                return
-        if file.name.endswith(SOURCES):
-            self.terraform += [file] if may_hold_services(file) else []
-            return
+        program = next((p for p in self._table["programs"] if file.name in p["files"]), None)
         is_one = file.suffix in self._table["endings"] or file.name in KUSTOMIZATION_FILES
-        if is_named or (is_one and file.is_file()):
+        if program is not None:
+            made = file.parent / program["makes"]
+            if made.is_dir():
+                self._add_assembly(made)
+            elif made.is_file():
+                self.files.setdefault(made.resolve(), made)
+            else:
+                reason = f"it is not expanded: run `{program['command']}` first"
+                self.unread.append(Unread(SourceLocation(str(file), 1), reason))
+        elif file.name.endswith(SOURCES):
+            self.terraform += [file] if may_hold_services(file) else []
+        elif is_named or (is_one and file.is_file()):
             self.files.setdefault(file.resolve(), file)
         elif is_one:
             self.skip("no regular file", file)
@@ -287,18 +291,16 @@ class _Walk:
         """Add the templates of an output of the CDK; old files in it belong to no stack."""
         try:
             (manifest,) = read_documents(folder / "manifest.json")
-            artifacts = manifest.mapping("artifacts")
         except (TemplateError, ValueError):
-            artifacts = {}
-            for template in folder.glob("*.template.json"):
-                self.files.setdefault(template.resolve(), template)
-        for name in artifacts:
-            properties: dict[str, Any] = manifest.mapping("artifacts", name, "properties")
-            if "directoryName" in properties:
-                self._add_assembly(folder / str(properties["directoryName"]))
-            elif "templateFile" in properties:
-                template = folder / str(properties["templateFile"])
-                self.files.setdefault(template.resolve(), template)
+            found = list(folder.glob("*.template.json"))
+        else:
+            each = [("artifacts", name, "properties") for name in manifest.at("artifacts") or ()]
+            found = [folder / str(manifest.at(*path, "templateFile") or "") for path in each]
+            for path in each:
+                stage = Path(str(manifest.at(*path, "directoryName") or ""))
+                if stage.name == str(stage):
+                    self._add_assembly(folder / stage)
+        self.files |= {template.resolve(): template for template in found if template.is_file()}
 
 
 def of_environment(
@@ -318,31 +320,22 @@ def of_environment(
     deployed |= named_by_others(files.templates)
     named = {path.resolve() for path in paths}
     named -= {folder for template in deployed for folder in template.parents}
-
-    def belongs(document: Document) -> bool:
-        own = document.path.resolve()
-        return own in deployed or own in named or bool(named & set(own.parents))
-
-    chosen = Files(
-        templates=[each for each in files.templates if belongs(each)],
-        compose=[each for each in files.compose if belongs(each)],
-        terraform=[each for each in files.terraform if belongs(each)],
-        kubernetes=[each for each in files.kubernetes if belongs(each)],
-    )
-    name = environment.name
-    no_table = f"environment {name} has no table for it"
-    other_way = f"environment {name} deploys templates"
-    pods = [document for document in files.kubernetes if has_pods(document)]
-    left_out = []
-    for platform, found, kept, why in (
-        ("template", files.templates, chosen.templates, no_table),
-        ("compose file", files.compose, chosen.compose, other_way),
-        ("Kubernetes manifest", pods, chosen.kubernetes, other_way),
-    ):
-        counted = {document.file for document in kept}
-        for file in dict.fromkeys(each.file for each in found if each.file not in counted):
-            reason = f"{why}; to count it as well, name it"
-            left_out.append(
-                NotCounted(name=file, platform=platform, where=environment.file, reason=reason)
-            )
-    return chosen, tuple(left_out)
+    chosen: dict[str, Any] = {}
+    left_out: list[NotCounted] = []
+    why = f"environment {environment.name} has no table for it"
+    for kind, platform in _KINDS.items():
+        chosen[kind], others = [], {}
+        for document in getattr(files, kind):
+            own = document.path.resolve()
+            if own in deployed or named & {own, *own.parents}:
+                chosen[kind].append(document)
+            elif kind != "kubernetes" or has_pods(document):
+                others[document.file] = f"{why}; to count it as well, name it"
+        counted = {each.file for each in chosen[kind]}
+        left_out += [
+            NotCounted(name=file, platform=platform, where=environment.file, reason=reason)
+            for file, reason in others.items()
+            if file not in counted
+        ]
+        why = f"environment {environment.name} deploys templates"
+    return dataclasses.replace(files, **chosen), tuple(left_out)

@@ -360,3 +360,91 @@ def test_a_made_up_type_of_terraform_that_names_the_database_is_unknown(word, va
     budgets = budgets_of({"state.json": state})
     assert [each.ceiling for each in budgets.only.services] == [None]
     assert budgets.verdict in UNKNOWN_VERDICTS
+
+
+# -- files ----------------------------------------------------------------------------------
+
+
+FOLDER = {
+    "app.json": {
+        "Resources": {
+            "Fn": {
+                "Type": "AWS::Lambda::Function",
+                "Properties": {
+                    "ReservedConcurrentExecutions": 5,
+                    "Environment": {"Variables": {**PRESET, "DATABASE_URL": "x"}},
+                },
+            }
+        }
+    },
+    "compose.yaml": "services:\n  db: {image: postgres:17}\n  web: {image: x, depends_on: [db]}\n",
+    "web.yaml": json.dumps(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "web"},
+            "spec": {"template": {"spec": {"containers": [{"name": "web", "image": "x"}]}}},
+        }
+    ),
+}
+
+
+@bounded
+@given(st.permutations(sorted(FOLDER)))
+def test_the_order_of_named_files_does_not_matter(names):
+    """Names, ceilings and the verdict stay the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in FOLDER.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            Path(folder, name).write_text(text)
+        orders = [
+            compute_budget(Options(paths=tuple(Path(folder, name) for name in order)))
+            for order in (sorted(FOLDER), names)
+        ]
+    one, other = (
+        [(each.name, each.ceiling) for budget in budgets.each for each in budget.services]
+        for budgets in orders
+    )
+    assert sorted(one, key=str) == sorted(other, key=str)
+    assert facts(orders[0]) == facts(orders[1])
+
+
+WORDS = ["services", "Resources", "apiVersion", "kind", "image", "&a", "*a", "<<", "!Ref", "{", "}"]
+WORDS += [
+    "[",
+    "]",
+    ":",
+    ": ",
+    ",",
+    '"',
+    "- ",
+    "\n",
+    "\n  ",
+    "\t",
+    "#",
+    "|",
+    "?",
+    "{{",
+    "%",
+    "\x00",
+    "\xf6",
+]
+CONTENTS = st.binary(max_size=60) | st.lists(
+    st.sampled_from([each.encode("latin-1") for each in WORDS]), max_size=25
+).map(b"".join)
+
+
+@settings(max_examples=150)
+@given(CONTENTS, st.sampled_from(["x.yaml", "x.json", "compose.yml", "x.template", "cdk.json"]))
+def test_any_file_in_a_folder_never_makes_the_verdict_fits(content, name):
+    """What cannot be read stays unknown or is listed; it stops nothing and hides nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "app.json").write_text(json.dumps(FOLDER["app.json"]))
+        for limit in (6, 100):
+            before = compute_budget(Options(paths=(Path(folder),), max_connections=limit))
+            Path(folder, name).write_bytes(content)
+            after = compute_budget(Options(paths=(Path(folder),), max_connections=limit))
+            Path(folder, name).unlink()
+            services = [each.name for budget in after.each for each in budget.services]
+            assert "Fn" in services
+            assert after.verdict in {before.verdict, *UNKNOWN_VERDICTS}

@@ -423,7 +423,7 @@ def _function(tag: str | None) -> str:
 def _scalar(event: yaml.ScalarEvent) -> Any:
     """Return the value of a scalar by YAML 1.1; but dates stay text, and 1:30 is not ninety."""
     text = event.value
-    if event.style or (event.tag and (event.tag in _TEXT or _function(event.tag))):
+    if event.style or (event.tag and (event.tag in _TEXT or event.tag[1:2].isupper())):
         return text
     for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], ()):
         if pattern.match(text) and tag not in _TEXT_TAGS and ":" not in text:
