@@ -282,6 +282,17 @@ class Pooler:
     """The databases behind it; with `server_hosts`. Both empty: unknown."""
     server_hosts: tuple[str, ...] = ()
 
+    @property
+    def numbers(self) -> Mapping[str, Quantity]:
+        """The numbers of its ceiling and of its limit for clients, by name."""
+        found = {
+            "instances": None if self.percent else self.instances,
+            "server connections": self.server_connections,
+            "MaxConnectionsPercent": self.percent,
+            "client limit": self.clients,
+        }
+        return {name: number for name, number in found.items() if number is not None}
+
     def ceiling(self, max_connections: int | None, *, is_deployed: bool = True) -> int | None:
         """Return the most connections to the server, while the pooler is being deployed or not."""
         if self.percent is not None:
@@ -422,14 +433,6 @@ class Service:
     def number(self, name: str) -> int | None:
         """Return a number of the formula by its name, or `per_process`."""
         return self.per_process if name == "per_process" else self.numbers[name].value
-
-    def replace(self, **values: int) -> Service:
-        """Return this service with other numbers in its formula."""
-        changes = {
-            name: dataclasses.replace(getattr(self, name), value=value, reason="")
-            for name, value in values.items()
-        }
-        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,12 +157,9 @@ class Budget:
         }
         found = [*_gaps_in(database.name, database.where, numbers)]
         for pooler in self.poolers:
-            numbers = {
-                "instances": pooler.instances,
-                "server connections": pooler.server_connections,
-                "MaxConnectionsPercent": pooler.percent,
-                "client limit": pooler.clients if self.clients_of(pooler.name) else None,
-            }
+            numbers = dict(pooler.numbers)
+            if not self.clients_of(pooler.name):
+                numbers.pop("client limit", None)
             found += _gaps_in(pooler.name, pooler.where, numbers)
         limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
         for service in self.services:

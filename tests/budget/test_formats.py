@@ -53,10 +53,10 @@ def test_no_line_is_wider_than_the_terminal(shop, columns):
 
 def test_every_number_names_its_line(shop):
     """A line without a file is in the file of the service, which is named once."""
-    answer = shop.run(*KNOWN, columns="160")
+    answer = shop.run(*KNOWN, columns="200")
     assert "web (compose.yaml:3): " in answer.stdout
     assert "processes 3: line 5 (--workers)" in answer.stdout
-    assert "pool 20+10: line 6 (preset web in prod)" in answer.stdout
+    assert "pool size 20, max overflow 10: line 6 (preset web in prod)" in answer.stdout
     assert "Fits: 96 of 97 connections, 1 to spare." in answer.stdout
 
 

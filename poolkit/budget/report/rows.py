@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.answers import answer
 from poolkit.budget.concurrency import useful_concurrency
-from poolkit.budget.model import Service
 from poolkit.budget.suggestions import applied, suggestions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from poolkit.budget.model import Pooler
+    from poolkit.budget.model import Pooler, Service
     from poolkit.budget.verdict import Budget, Budgets, Overload, Verdict
 
 LONG = 20
@@ -140,32 +139,19 @@ def unknown(budgets: Budgets) -> tuple[Group, ...]:
 
 
 def origins(budget: Budget) -> Iterator[str]:
-    """Return the sources of the numbers; a line without a file is in the part's own."""
+    """Return the numbers by their source; a line without a file is in the part's own."""
     parts: list[Service | Pooler] = [*budget.services, *budget.poolers]
     for part in parts:
-        found = dict(_origins(part))
+        by_origin: dict[str, list[str]] = defaultdict(list)
+        for name, number in part.numbers.items():
+            if number.is_known:
+                by_origin[number.origin].append(f"{name.replace('_', ' ')} {number}")
         if more := part.overlap.more(part.instances.value):
-            found[f"during a deployment {more:,} more"] = part.overlap.origin
-        file = f"{part.where.file}:" if part.where else "\0"
-        lines = [f"{what}: {text.replace(file, 'line ')}" for what, text in found.items()]
-        where = f" ({part.where})" if part.where else ""
-        if lines:
-            yield f"{part.name}{where}: {'; '.join(lines)}"
-
-
-def _origins(part: Service | Pooler) -> Iterator[tuple[str, str]]:
-    if isinstance(part, Service):
-        numbers, size, overflow = dict(part.numbers), part.pool_size, part.max_overflow
-        if size.is_known and overflow.is_known and size.origin == overflow.origin:
-            yield f"pool {size}+{overflow}", size.origin
-            del numbers["pool_size"], numbers["max_overflow"]
-    else:
-        present = {"server connections": part.server_connections, "clients": part.clients}
-        present |= {"percent": part.percent, "instances": None if part.percent else part.instances}
-        numbers = {name: number for name, number in present.items() if number is not None}
-    for name, number in numbers.items():
-        if number.is_known:
-            yield f"{name.replace('_', ' ')} {number}", number.origin
+            by_origin[part.overlap.origin].append(f"{more:,} more during a deployment")
+        file, where = (f"{part.where.file}:", f" ({part.where})") if part.where else ("\0", "")
+        texts = [f"{', '.join(n)}: {text.replace(file, 'line ')}" for text, n in by_origin.items()]
+        if texts:
+            yield f"{part.name}{where}: {'; '.join(texts)}"
 
 
 # -- sentences ------------------------------------------------------------------------------
