@@ -156,7 +156,8 @@ def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         task = next((each for each in parts if each.type == TASK), families.get(named, service))
         containers = task.get("ContainerDefinitions")
         if not isinstance(containers, list):
-            containers = [Unknown("its task definition is not in the templates")]
+            why = why_unknown(containers) or "its task definition is not in the templates"
+            containers = [Unknown(why)]
         found = []
         for number, container in enumerate(containers):
             inner = get_path(container, "Name")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _KEY = r'\[(?:\d+|"(?:[^"\\]|\\.)*")\]'
 _STEP = re.compile(rf"([\w-]+)({_KEY})?")
 _MODULE = re.compile(rf"(?:(.*)\.)?module\.([\w-]+)({_KEY})?")
-_NAMES = ("id", "arn", "name", "identifier", "cluster_identifier", "function_name")
 
 
 class _Name(NamedTuple):
@@ -151,7 +150,7 @@ class Graph:
             parts = (shown.get(name), unknown.get(name), get_path(sensitive, name))
             value = _filled(*parts, expressions.get(name), partial(self._open, node, name))
             node.values[name] = value
-            if name in _NAMES and isinstance(value, str):
+            if isinstance(value, str) and name in ("id", "arn", *table("terraform")["names"]):
                 self._named[node.type, value].append(node.address)
         every = [expressions, {"references": node.config.get("depends_on") or []}]
         node.refers_to |= self._resolved(node.names(every))[0] - {node.address}

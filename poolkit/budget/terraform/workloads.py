@@ -315,24 +315,22 @@ class _Plan:
                 continue
             engine = str(node.get("database_version") or node.get("engine") or node.type)
             size = node.get("settings tier") or node.get("sku_name")
-            flags, settings = node.get("settings database_flags") or [], dict[Any, Any]()
-            if not isinstance(flags, list):
-                flags = [{"name": "max_connections", "value": None}]
-            for each in flags:
-                settings[str(get_path(each, "name"))] = get_path(each, "value")
-            for each in self.nodes.values():
-                if each.type == f"{node.type}_configuration" and name in each.refers_to:
-                    settings[str(each.get("name"))] = each.get("value")
-            settings = {each: None if why_unknown(to) else to for each, to in settings.items()}
-            kind = engine_kind(engine)
-            reason = f"the limit of {name} is not in the file; give --max-connections"
+            flags = node.get("settings database_flags") or []
+            flags = flags if isinstance(flags, list) else [{"name": "max_connections"}]
+            beside = (each for each in self.nodes.values() if name in each.refers_to)
+            flags += [each.values for each in beside if each.type == f"{node.type}_configuration"]
+            found = {str(get_path(each, "name")): get_path(each, "value") for each in flags}
+            settings = {each: None if why_unknown(to) else to for each, to in found.items()}
             limit = Limit(
-                max_connections=unknown(reason, node.where), reserved=reserve(kind), engine=kind
+                max_connections=unknown(f"the limit of {name} is not in the file", node.where),
+                reserved=reserve(engine_kind(engine)),
+                engine=engine_kind(engine),
             )
-            if isinstance(size, str) and node.type == "google_sql_database_instance":
-                limit = cloud_sql_limit(engine, size, settings, node.where)
-            elif isinstance(size, str) and node.type.endswith("flexible_server"):
-                limit = azure_limit(kind, size, settings, node.where)
+            if isinstance(size, str) and node.type.endswith(
+                ("flexible_server", "_sql_database_instance")
+            ):
+                limit_of = cloud_sql_limit if node.type.startswith("google") else azure_limit
+                limit = limit_of(engine, size, settings, node.where)
             keys = (self.key(name),)
             yield Database(
                 name=name, kind=node.type, where=node.where, resources=keys, **vars(limit)
@@ -345,11 +343,7 @@ class _Plan:
         texts = {text.partition(":")[0] for node in nodes for text in _identities(node)}
         hosts = sorted(text for text in texts if "." in text and "/" not in text)
         node = self.nodes.get(part.name)
-        own = (
-            [node.get(each) for each in ("identifier", "cluster_identifier", "name")]
-            if node
-            else []
-        )
+        own = [node.get(each) for each in table("terraform")["names"]] if node else []
         name = next((each for each in own if isinstance(each, str)), part.name)
         return dataclasses.replace(part, name=name, hosts=(*part.hosts, *hosts))
 
@@ -386,11 +380,12 @@ def _put(properties: dict[str, Any], target: str, value: Any) -> None:
         value = {str(get_path(each, "name")): get_path(each, "value") for each in value}
     elif last.endswith("[]") and not isinstance(value, list):
         value = [value]
-    if last.endswith(("*", "}")) and (why := why_unknown(value)):
-        value = Unknown(why)
+    name = last.rstrip("[]{}*")
+    if last.endswith(("*", "}")) and why_unknown(value):
+        value = Unknown(f"{name} is known only after apply: plan again then, or name the state")
     has_lists = last.endswith(("]", "*"))
     value = _blocks("", value, _cloudformation_name, lambda _: has_lists, lambda _, each: each)
-    properties[last.rstrip("[]{}*")] = value
+    properties[name] = value
 
 
 def _cloudformation_name(name: str) -> str:
