@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _ASSIGNMENT = re.compile(
     r"(?P<pool>\d+)\+(?P<overflow>\d+)(?:x(?P<processes>\d+))?(?:@(?P<instances>\d+))?"
 )
+_AT_ONCE = re.compile(r"(?<![&>])&(?![&>])|\bxargs\b|\bparallel\b")
+_URL_NAME = re.compile(r"(url|uri|dsn)$", re.IGNORECASE)
 _FIELDS = ("TARGET", "ENVIRONMENT", "POOL", "POOL_SIZE", "MAX_OVERFLOW")
 _DECISIVE = tuple(f"POOLKIT_{field}" for field in _FIELDS)
 
@@ -159,6 +161,8 @@ def _of_software(
         jobs = option(" ".join(workload.command or ()).split(), options)
         more, name = int(jobs) if jobs and jobs.isdecimal() else 0, "a single client"
         size = known(1 + more, f"{workload.command_origin or workload.where}: {name}")
+        if _AT_ONCE.search(" ".join(workload.command or ())):
+            size = unknown("its command starts clients in the background", workload.where)
     elif software is not None and software.role == "client":
         name, is_one, size = software.name, software.processes == 1, workload.number(*software.pool)
         # A secret with unknown names may set the variable.
@@ -200,10 +204,14 @@ def _of_framework(workload: Workload, framework: Mapping[str, Any]) -> Quantity 
     for name, variable in workload.variables.items():
         text = variable.partly if variable.text is None else variable.text
         match = parameter.search(text)
-        if match or form.search(text) or ("://" in text and is_about_database(name, variable)):
+        is_url = "://" in text or (variable.text is None and _URL_NAME.search(name))
+        if match or form.search(text) or (is_url and is_about_database(name, variable)):
             sizes[name] = int(match[1]) if match else form.search(text) and framework["default"]
     if not any(sizes.values()):
-        return workload.number(*names)
+        found = workload.number(*names)
+        if found is None or len(sizes) < 2:
+            return found
+        # The variable is about one of them.
     size, origin = total(*sizes.values()), f"{', '.join(sizes)} ({framework['name']})"
     if size is None:
         return unknown(f"not each of {origin} sets the pool", workload.where)

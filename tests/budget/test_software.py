@@ -112,6 +112,9 @@ def test_parallel_jobs_of_a_client_count():
     """pg_restore -j 8 opens one connection for each job, and one more."""
     assert numbers(container("postgres:17", "pg_restore", "-j", "8", "x")) == (1, 9, 0)
     assert numbers(container("postgres:17", "pgbench", "-c", "50")) == (1, 51, 0)
+    loop = "for i in 1 2 3; do psql -f x.sql & done; wait"
+    assert numbers(container("postgres:17", "sh", "-c", loop)) == (1, None, 0)
+    assert numbers(container("postgres:17", "sh", "-c", "psql -f x 2>&1 && psql")) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,15 @@ def test_a_similar_name_is_not_the_software(image):
         ("x", {"CS": "Host=db;Database=a;Username=u"}, (1, 100, 0)),
         ("x", {"RAILS_MAX_THREADS": "5"}, (None, None, None)),
         ("x", {"SPRING_DATASOURCE_HIKARI_MAXIMUM_POOL_SIZE": "lots"}, (1, None, 0)),
+        (
+            "x",
+            {
+                "SPRING_DATASOURCE_HIKARI_MAXIMUM_POOL_SIZE": "15",
+                "SPRING_DATASOURCE_URL": "jdbc:postgresql://db/a",
+                "AUDIT_DATASOURCE_URL": "jdbc:postgresql://db/b",
+            },
+            (1, None, 0),
+        ),
     ],
 )
 def test_known_software_has_its_pool(image, variables, expected):

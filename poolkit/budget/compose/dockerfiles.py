@@ -40,12 +40,17 @@ class Stage:
 def built_from(build: Mapping[str, Any]) -> Stage | None:
     """Return the stage that `build` of a compose service ends with; None if it cannot be read."""
     file = Path(str(build["context"])) / str(build.get("dockerfile") or "Dockerfile")
-    text = build.get("dockerfile_inline")
+    text = build.get("dockerfile_inline") or read_if_there(file)
+    return _last_stage(str(text), str(file), build)
+
+
+def read_if_there(name: Any) -> str:
+    """Return the text of a file, empty if there is none that can be read."""
+    file = Path(str(name or ""))
     try:
-        text = read_text(file) if text is None and file.is_file() else text
+        return read_text(file) if file.is_file() else ""
     except TemplateError:
-        return None
-    return _last_stage(text, str(file), build) if isinstance(text, str) else None
+        return ""
 
 
 def _last_stage(text: str, file: str, build: Mapping[str, Any]) -> Stage | None:

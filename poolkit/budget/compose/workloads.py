@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.compose.dockerfiles import Stage, built_from
+from poolkit.budget.compose.dockerfiles import Stage, built_from, read_if_there
 from poolkit.budget.compose.files import put_together
 from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.documents import read_text, read_variables
 from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
-from poolkit.budget.signs import hosts_in, is_about_database
+from poolkit.budget.signs import hosts_in
 from poolkit.budget.software import is_pooler, is_server, without_database
 from poolkit.errors import TemplateError
 
@@ -73,16 +73,11 @@ def describe_compose(
     servers = [
         pair for pair in found if is_server(pair[1], softwares) or is_pooler(pair[1], softwares)
     ]
-    workloads = [
-        replace(
-            workload,
-            evidence=(
-                *service.secrets(),
-                *(each for other in servers for each in service.signs_of(workload, *other)),
-            ),
-        )
-        for service, workload in found
-    ]
+    workloads = []
+    for service, own in found:
+        signs = [service.sign_of(own, *each) for each in servers]
+        evidence = tuple(each for each in signs if each is not None)
+        workloads.append(replace(own, evidence=evidence))
     return Description(workloads=tuple(workloads), unread=tuple(unread))
 
 
@@ -133,11 +128,11 @@ class _Service:
             base_image=stage.base_image if stage else "",
         )
 
-    def signs_of(self, own: Workload, other: _Service, server: Workload) -> list[Evidence]:
-        """Return the sign that this service connects to a server; none if no network leads there."""
+    def sign_of(self, own: Workload, other: _Service, server: Workload) -> Evidence | None:
+        """Return the sign that this service connects to a server; None: no network leads there."""
         here, there = _networks(self.document, self.name), _networks(other.document, other.name)
         if not (here & there or (_ANY in here | there and here and there)):
-            return []
+            return None
         key, reason = "networks", f"it shares a network with {other.name}"
         if {host for word in own.command or () for host in hosts_in(word)} & set(server.hosts):
             key, reason = "command", f"its command line names {other.name}"
@@ -148,18 +143,7 @@ class _Service:
         # Known software may only wait for the server.
         is_network = key == "networks" or (key == "depends_on" and bool(without_database(own)))
         where = self.document.where("services", self.name, key)
-        return [Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)]
-
-    def secrets(self) -> list[Evidence]:
-        """Return its mounted secrets that have a database's name."""
-        hidden = Variable(text=None, origin="")
-        return [
-            Evidence(
-                reason=f"secret {name}", where=self.document.where("services", self.name, "secrets")
-            )
-            for name in self._mapping("secrets").values()
-            if is_about_database(str(name), hidden)
-        ]
+        return Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)
 
     def _command(self, stage: Stage | None) -> tuple[tuple[str, ...] | None, str]:
         """Return the words of entrypoint and command, its own or the Dockerfile's, and the origin."""
@@ -189,12 +173,12 @@ class _Service:
         mounted: dict[str, str] = {}
         for target, source in self._mapping("configs").items():
             config = self._filled_in(self.document.mapping("configs").get(str(source)))
-            text = str(config.get("content") or _read(config.get("file")))
+            text = str(config.get("content") or read_if_there(config.get("file")))
             mounted[target if target.endswith(_CONFIGURATION) else f"{target}.ini"] = text
         for source in self._mapping("volumes").values():
             name = self._filled(str(source))[0]
             if name.endswith(_CONFIGURATION):
-                mounted[name] = _read(name)
+                mounted[name] = read_if_there(name)
         return mounted
 
     def _environment(self, stage: Stage | None) -> tuple[dict[str, Variable], str]:
@@ -222,6 +206,10 @@ class _Service:
                 # Without a value it is passed on from the shell that starts it.
                 written = self.variables[key] if value is None else str(as_text(value))
                 found[key] = self._variable(written, origin)
+        for name in self._mapping("secrets").values():
+            # The names of mounted secrets are signs as those of variables are.
+            origin = str(self.document.where("services", self.name, "secrets"))
+            found[f"secrets.{name}"] = Variable(text=None, origin=origin, reason="a secret")
         return found, unread
 
     def _overlap(self) -> Overlap:
@@ -309,12 +297,3 @@ def _networks(document: Document, name: str, within: tuple[str, ...] = ()) -> se
 
 def _listed(found: Any) -> list[Any]:
     return list(found) if isinstance(found, list | dict) else []
-
-
-def _read(name: Any) -> str:
-    """Return the text of a file, empty if there is none that can be read."""
-    file = Path(str(name or ""))
-    try:
-        return read_text(file) if file.is_file() else ""
-    except TemplateError:
-        return ""

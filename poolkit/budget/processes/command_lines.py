@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.model import Quantity, known, unknown
@@ -48,12 +47,8 @@ def processes(workload: Workload) -> ProcessCount:
         return ProcessCount(known(1, "one process in an execution environment"))
     if workload.command is None:
         reason = "the image decides which command runs"
-        has_number = bool(workload.text("WEB_CONCURRENCY"))
-        return ProcessCount(
-            _of_variable("WEB_CONCURRENCY", workload)
-            if has_number
-            else unknown(reason, workload.where)
-        )
+        found = workload.number("WEB_CONCURRENCY") if workload.text("WEB_CONCURRENCY") else None
+        return ProcessCount(found or unknown(reason, workload.where))
     if len(workload.command) == 1:
         # One text with spaces goes to a shell in the image's entry point.
         script = read_script(_expanded(workload.command[0], workload))
@@ -62,12 +57,12 @@ def processes(workload: Workload) -> ProcessCount:
     script = _without_shells(script, workload)
     if script is None or not any(script.groups):
         return _unclear(workload, workload.command)
-    found = [[_of_command(words, workload) for words in group] for group in script.groups]
-    unclear = next((each for group in found for each in group if not each.number.is_known), None)
+    counts = [[_of_command(words, workload) for words in group] for group in script.groups]
+    unclear = next((each for group in counts for each in group if not each.number.is_known), None)
     if unclear is not None:
         return unclear
     # Commands that follow each other: the largest counts. Commands at the same time: all do.
-    largest = [max(group, key=lambda each: each.number.value or 0) for group in found if group]
+    largest = [max(group, key=lambda each: each.number.value or 0) for group in counts if group]
     started = [each for each in largest if each.number.value]
     if len(started) == 1:
         return started[0]
@@ -97,13 +92,6 @@ def _number(text: str, name: str, origin: str, workload: Workload) -> Quantity:
     if text.strip().isdecimal() and int(text) > 0:
         return known(int(text), f"{origin} ({name})", workload.where)
     return unknown(f"{name} is {text!r}, which is not a number of processes", workload.where)
-
-
-def _of_variable(name: str, workload: Workload) -> Quantity:
-    found = workload.variables[name]
-    if found.text is None:
-        return unknown(f"{name}: {found.reason}", workload.where)
-    return _number(found.text, name, found.origin, workload)
 
 
 # -- from words to commands -----------------------------------------------------------------
@@ -198,7 +186,7 @@ def _without_assignments(words: Sequence[str]) -> Sequence[str]:
 
 
 def _program(word: str) -> str:
-    name = PurePosixPath(word).name
+    name = word.rstrip("/").rpartition("/")[2]
     return "python" if _PYTHON.fullmatch(name) else name
 
 
@@ -272,7 +260,7 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
         return _number(given, server.options[0], workload.command_origin, workload)
     own = workload.variables.get("GUNICORN_CMD_ARGS") if server.name == "gunicorn" else None
     if own is not None and own.text is None:
-        return _of_variable("GUNICORN_CMD_ARGS", workload)
+        return unknown(f"GUNICORN_CMD_ARGS: {own.reason}", workload.where)
     if own is not None and own.text is not None:
         try:
             given = option(shlex.split(own.text), server.options)
@@ -284,9 +272,9 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
     names_file = server.name == "uwsgi" and any(word.endswith(endings) for word in arguments)
     if names_file or any(word.partition("=")[0] in server.files for word in arguments):
         return unknown(f"{server.name} reads its number of workers from a file", workload.where)
-    for name in server.variables:
-        if name in workload.variables:
-            return _of_variable(name, workload)
+    if (found := workload.number(*server.variables)) is not None:
+        is_none = found.value == 0
+        return unknown(f"{found.origin}: 0 is no number of processes") if is_none else found
     origin = f"{workload.command_origin}: {server.why}"
     return (
         unknown(server.why, workload.where)
