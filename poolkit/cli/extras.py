@@ -11,7 +11,7 @@ _MODULES = {
     # Those whose import comes late are here too: a report must not fail after minutes of load.
     "loadtest": ("psutil", "locust", "altair", "jinja2", "vl_convert", "httptools"),
     "experiments": ("psutil", "altair", "jinja2", "vl_convert", "asyncpg", "psycopg", "pymysql"),
-    "infra": ("yaml", "samtranslator", "boto3"),
+    "infra": ("yaml", "boto3"),
 }
 
 
