@@ -309,6 +309,22 @@ def test_a_dynamic_block_of_a_module_has_what_the_module_receives(budget, argume
     assert [each.name for each in budget(Module(*rds(), fn=call)).services] == counted
 
 
+@pytest.mark.parametrize("argument", [TO_DATABASE, "none"])
+def test_containers_of_a_module_refer_to_what_it_receives(folder, argument):
+    """terraform-aws-modules/ecs has a module for each container, and locals on both sides."""
+    container = Module(outputs={"definition": Ref("local.definition")})
+    task, service = ecs(Ref("module.container"), task_definition=Ref("local.task"))
+    service_module = Module(
+        task,
+        service,
+        container=container.call(environment=Ref("var.environment")),
+    )
+    folder.write("a.json", Module(*rds(), web=service_module.call(environment=argument)).plan())
+    (service,) = folder.budget("a.json").services
+    assert ("aws_db_instance" in service.why) == (argument is TO_DATABASE)
+    assert service.ceiling is None
+
+
 def test_the_parameter_group_behind_a_local_is_the_only_one_of_its_module(budget):
     """terraform-aws-modules/rds passes the group's name through a local."""
     inner = Module(

@@ -216,7 +216,9 @@ class Graph:
 
     def _outputs(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[_Name]:
         """Return the references of a module's output; without an output, those of all."""
-        children = [*self._modules.get((name.scope, steps[1][0]), ())]
+        # A module without resources has no instances in the file.
+        alone = f"{name.scope}.module.{steps[1][0]}".removeprefix(".")
+        children = [*self._modules.get((name.scope, steps[1][0]), (alone,))]
         for child in _with_key(children, steps[1][1] or name.key):
             call = self._calls.get(re.sub(_KEY, "", child))
             outputs = _dict(get_path(call, "module", "outputs"))
@@ -260,7 +262,10 @@ class Graph:
             # What a local names is the only resource of its type around it in most cases.
             found = {each for scope in hidden for each in self._inside(scope, types)}
         found -= {node.address}
-        return Reference(self.stack, found.pop(), "id") if len(found) == 1 else value
+        if len(found) != 1:
+            return value
+        node.refers_to |= found
+        return Reference(self.stack, found.pop(), "id")
 
 
 def _resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]:
