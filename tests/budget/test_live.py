@@ -6,6 +6,8 @@ import psycopg2
 import pytest
 from poolkit_command import refused
 
+from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+
 pytestmark = pytest.mark.process
 
 COMPOSE = """
@@ -101,6 +103,15 @@ def test_a_role_without_pg_monitor_sees_who_is_connected(live, database):
     assert answer.returncode == 0, answer.stderr
     assert "web: 1 open, within" in answer.stdout
     assert "GRANT pg_monitor TO" in answer.stdout
+
+
+@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+def test_a_url_of_a_pooler_is_named_as_such(live, postgres, tmp_path):
+    """The server shows the pooler's connections, not its clients."""
+    with EmbeddedPgBouncer(postgres, tmp_path / "pooler") as pooler:
+        answer = live([("live_web", "web:1")], *KNOWN, url=pooler.url(driver=""))
+    assert answer.returncode == 0, answer.stderr
+    assert "pooler" in answer.stdout.partition("Measured")[2]
 
 
 def test_the_server_has_to_be_postgresql(folder):

@@ -47,25 +47,23 @@ def budgets(draw, *, may_be_unknown=False):
         for n in range(draw(st.integers(1, 4)))
     ]
     poolers = []
-    if draw(st.booleans()):
+    for number in range(draw(st.integers(0, 2))):
         proxy = draw(st.booleans())
-        number = known(draw(st.integers(1, 100)), "here")
+        size = known(draw(st.integers(1, 100)), "here")
         poolers.append(
             Pooler(
-                name="pooler",
+                name=f"pooler{number}",
                 kind="RDS Proxy" if proxy else "PgBouncer",
                 where=None,
                 instances=known(draw(st.integers(1, 3)), "here"),
                 overlap=draw(overlaps()),
-                percent=number if proxy else None,
-                server_connections=None if proxy else number,
+                percent=size if proxy else None,
+                server_connections=None if proxy else size,
                 clients=None if proxy else known(draw(st.integers(1, 2000)), "here"),
             )
         )
-        deployment = [
-            dataclasses.replace(s, through=draw(st.sampled_from(["", "pooler"])))
-            for s in deployment
-        ]
+    names = ["", *(each.name for each in poolers)]
+    deployment = [dataclasses.replace(s, through=draw(st.sampled_from(names))) for s in deployment]
     limit = draw(quantities(4, 5000, may_be_unknown=may_be_unknown))
     is_estimate = limit.is_known and draw(st.booleans())
     database = Database(
