@@ -194,8 +194,9 @@ def class_limit(
     for row in sorted(rows, key=lambda row: row["version"] != version)[:1]:
         value, on = row["max_connections"], f"{engine} {row['version']}".strip()
         formula, lowest, highest = f"Measured on {on}: {value:,} ({row['source']}).", None, None
-        if not version or row["version"] != version:
-            lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest or value
+        # The formula's upper limit, such as 5,000, holds for every version.
+        if limit.lowest is not None and not (version and row["version"] == version):
+            lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest
             formula += f" Another version may have from {lowest:,} to {highest:,}."
         limit = dataclasses.replace(limit, lowest=lowest, highest=highest, formula=formula)
         limit = dataclasses.replace(limit, max_connections=known(value, formula, where))

@@ -52,7 +52,7 @@ Resources:
     ("name", "gib", "vcpus", "bounds"),
     [
         ("db.t4g.medium", 4, 2, (368, 400, 450)),
-        ("db.m7g.large", 8, 2, (757, 823, 901)),
+        ("db.m6g.large", 8, 2, (757, 823, 901)),
         ("db.r6g.large", 16, 2, (1535, 1669, 1802)),
         ("db.m7g.2xlarge", 32, 8, (3091, 3360, 3604)),
         ("db.r7g.2xlarge", 64, 8, (None, 5000, None)),
@@ -73,6 +73,8 @@ def test_a_measured_value_wins_over_the_formula():
     assert (same.lowest, same.max_connections.value, same.highest) == (None, 181, None)
     assert (other.lowest, other.max_connections.value, other.highest) == (166, 181, 225)
     assert "flashcards" in same.formula
+    # The formula's upper limit of 5,000 holds for every version.
+    assert class_limit("postgres", "db.r7g.2xlarge").lowest is None
 
 
 def test_every_measured_value_is_within_the_stated_error():
@@ -303,7 +305,7 @@ def test_every_reserve_of_a_parameter_group_counts(folder):
     set_there = 'reserved_connections: "50", superuser_reserved_connections: "10"'
     file = folder.write("db.yaml", INSTANCE % ("!Ref Group", set_there))
     budget = folder.budget()
-    assert (budget.available, budget.database.reserved.value) == (823 - 62, 62)
+    assert (budget.available, budget.database.reserved.value) == (832 - 62, 62)
     assert budget.database.reserved.origin == (
         f"10 superuser_reserved_connections ({file}:8) + 2 rds.rds_superuser_reserved_connections"
         f" + 50 reserved_connections ({file}:8)"
@@ -312,7 +314,7 @@ def test_every_reserve_of_a_parameter_group_counts(folder):
 
 @pytest.mark.parametrize(
     ("most", "available", "note"),
-    [("800", 795, ""), ("5000", 818, "set to 5,000, but the memory can carry only about 823")],
+    [("800", 795, ""), ("5000", 827, "set to 5,000, but the memory can carry only about 832")],
 )
 def test_a_limit_above_the_memory_is_reduced(folder, most, available, note):
     """The smaller number counts, and the headline says so, which `poolkit deploy` shows."""
@@ -337,7 +339,7 @@ def test_a_missing_parameter_group_makes_the_limit_unknown(folder, named):
     assert (budget.max_connections, budget.verdict) == (None, "cannot be shown to fit")
     assert "parameter group" in budget.gaps[0].reason
     folder.write("db.yaml", INSTANCE % ("default.postgres17", "a: b"))
-    assert folder.budget().max_connections == 823
+    assert folder.budget().max_connections == 832
 
 
 @pytest.mark.parametrize(
