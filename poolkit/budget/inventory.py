@@ -222,7 +222,8 @@ def _counted(
         names_server = any(each.databases and not each.is_network for each in signs)
         # A variable that could not be read may be about a database.
         unread = workload.unread_variables or workload.hidden_variables
-        other = is_no_client(workload, servers.engines, servers.software)
+        engines = () if names_server else servers.engines
+        other = is_no_client(workload, engines, servers.software)
         reason = ""
         if workload.name in ignored:
             reason = "left out by --ignore, or by ignore of the project"
@@ -230,7 +231,7 @@ def _counted(
             pass
         elif workload.unit == "init container":
             reason = "it ends before the other containers of its pod start"
-        elif other and not names_server:
+        elif other:
             reason = other
         elif not signs and not unread and workload.unit == "one-off task":
             reason = "no service runs it; migrations are counted apart"

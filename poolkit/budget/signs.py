@@ -113,15 +113,19 @@ def sign(name: str, variable: Variable) -> Sign | None:
     if not is_about:
         return None
     words, files = _words(name), table(_TABLE)["files"]
+    if engine is None and _FILE.search(text):
+        engine = "sqlite"
     is_path = text.startswith(("/", "./", "~")) and not set(files["except"]) & set(words)
-    if engine is None and (_FILE.search(text) or (is_path and words[-1] in files["names"])):
-        engine = "sqlite" if _FILE.search(text) else "a file"
+    if engine is None and by_name != "sqlite" and is_path and words[-1] in files["names"]:
+        # A folder or a script: it shows neither that a server is used, nor that none is.
+        return None
     if engine is None and by_name is None and words[-1] in _kinds()["names"]:
         engine = _engine_of_kind(text)
     found = Sign(name, engine or by_name)
-    is_file = found.engine in ("sqlite", "a file")
-    is_beside = set(table(_TABLE)["other_stores"]["beside"]) & set(words)
-    return None if found.is_other_store and not is_file and is_beside else found
+    is_beside = found.is_other_store and found.engine != "sqlite"
+    return (
+        None if is_beside and set(table(_TABLE)["other_stores"]["beside"]) & set(words) else found
+    )
 
 
 def hosts_in(text: str) -> set[str]:

@@ -143,33 +143,28 @@ def is_no_client(
 
     Args:
         workload: the workload.
-        engines: the engines of the servers of the deployment.
+        engines: the engines of the servers of the deployment; empty: only the software counts,
+            since a setting names one of the servers.
         known: the known software.
 
     """
-    return without_database(workload, known) or engines_besides(workload, set(engines) & SERVERS)
-
-
-def without_database(workload: Workload, known: Collection[Software] = ()) -> str:
-    """Return why a workload is software that connects to no database; empty if it may."""
     found = software_of(workload, known)
-    if found is None or found.role != "none":
-        return ""
-    # An image that is built on it may start another program.
-    program, words = started(workload)[0], " ".join(workload.command or ())
-    is_same = any(each.rpartition("/")[2] in words for each in found.images)
-    if not (workload.image or is_same or program[:1] in ("", "-")):
-        return ""
-    return f"{found.name} ({workload.image or workload.base_image}) connects to no database"
+    if found is not None and found.role == "none":
+        # An image that is built on it may start another program.
+        program, words = started(workload)[0], " ".join(workload.command or ())
+        is_same = any(each.rpartition("/")[2] in words for each in found.images)
+        if workload.image or is_same or program[:1] in ("", "-"):
+            return f"{found.name} ({workload.image or workload.base_image}) connects to no database"
+    return engines_besides(workload, set(engines) & SERVERS) if engines else ""
 
 
 def _runs(workload: Workload, software: Software) -> bool:
     """Return whether a container runs the server or pooler of its image."""
     if workload.unit == "init container":
         return False
-    program = started(workload)[0]
+    program, text = started(workload)[0], " ".join(workload.command or ())
+    if program in PROGRAMS["clients"]:
+        return False
     if not program or program.startswith("-") or names_program(workload, set(software.programs)):
         return True
-    text = " ".join(workload.command or ())
-    is_client = program in {"python"} | PROGRAMS["shells"] | PROGRAMS["clients"]
-    return not is_client and _SCRIPT.search(text) is None
+    return program not in {"python"} | PROGRAMS["shells"] and _SCRIPT.search(text) is None

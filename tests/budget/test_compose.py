@@ -69,7 +69,7 @@ def test_known_software_beside_the_database_is_left_out(counted):
     """Valkey and nginx connect to no database, also if nginx waits for it."""
     services = """
       cache: {image: "valkey/valkey:8"}
-      proxy: {image: "nginx:1.29", depends_on: [db]}
+      proxy: {image: "nginx:1.29", depends_on: [db], environment: {DATABASE_URL: "postgres://db/a"}}
       broker: {image: x/broker, environment: {BROKER_DB_PATH: /data/broker.sqlite}}
     """
     assert counted(services) == ({}, ["cache", "proxy", "broker"])

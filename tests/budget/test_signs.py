@@ -119,7 +119,7 @@ def test_a_value_shows_the_engine(name, text, engine):
     ("name", "text"),
     [
         ("BROKER_DB_PATH", "/opt/sqlite/broker.sqlite"),
-        ("DATABASE_PATH", "/data/state"),
+        ("SQLITE_PATH", "/data/state"),
         ("DATABASE_URL", "sqlite+aiosqlite:////data/app"),
         ("DATABASE_URL", "file:./dev.db"),
         ("DATABASE_URL", "mongodb+srv://cluster/app"),
@@ -139,7 +139,13 @@ def test_a_file_or_another_store_is_counter_evidence(name, text):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("RESULT_BACKEND", "redis://cache/0"), ("VECTOR_DB", "chroma"), ("CACHE_DB", "redis://c/1")],
+    [
+        ("RESULT_BACKEND", "redis://cache/0"),
+        ("VECTOR_DB", "chroma"),
+        ("CACHE_DB", "redis://c/1"),
+        ("DB_DATA_LOCATION", "./postgres"),
+        ("DATABASE_PATH", "/data/state"),
+    ],
 )
 def test_a_store_beside_the_database_shows_nothing(name, text):
     """Celery's results may be in Redis, and the data in PostgreSQL."""

@@ -92,6 +92,7 @@ def test_another_name_with_postgres_is_a_server_by_its_variables():
         (("postgres", "-N", "500"), True),
         (("-c", "max_connections=500"), True),
         (("docker-entrypoint.sh", "postgres"), True),
+        (("docker-entrypoint.sh", "psql", "-h", "db"), False),
         (("bash", "-c", "chown -R postgres /x && exec docker-entrypoint.sh postgres"), True),
         (("bash", "/scripts/migrate.sh"), False),
         (("bash", "-c", "while true; do pg_dump app > /b; sleep 86400; done"), False),

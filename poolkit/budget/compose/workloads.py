@@ -19,7 +19,7 @@ from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workl
 from poolkit.budget.read.documents import read_text, read_variables
 from poolkit.budget.read.values import Unknown, as_text, get_path, whole_number
 from poolkit.budget.signs import hosts_in
-from poolkit.budget.software import is_pooler, is_server, without_database
+from poolkit.budget.software import is_pooler, is_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class _Service:
             named = {str(name).partition(":")[0] for name in _listed(self.service.get(each))}
             if other.name in named:
                 key, reason = each, f"{each} {other.name}"
-        # Known software may only wait for the server.
-        is_network = key == "networks" or (key == "depends_on" and bool(without_database(own)))
-        where = self.document.where("services", self.name, key)
+        where, is_network = self.document.where("services", self.name, key), key == "networks"
         return Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)
 
     def _command(self, stage: Stage | None) -> tuple[tuple[str, ...] | None, str]:

@@ -175,7 +175,7 @@ def _started_by(words: Sequence[str]) -> Sequence[str] | None:
     is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
     if program in _KNOWN or not is_script or after >= len(words):
         return None
-    is_command = _program(words[after]) in {*SERVERS, *PROGRAMS["shells"], *WRAPPERS, "python"}
+    is_command = _program(words[after]) in {*_KNOWN, *PROGRAMS["clients"], *WRAPPERS}
     return words[after:] if is_command else None
 
 
