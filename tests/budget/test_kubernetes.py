@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from poolkit.budget.kubernetes import renderers
+from poolkit.budget.kubernetes.objects import fields
+from poolkit.budget.kubernetes.workloads import describe_manifests
+from poolkit.budget.read.documents import Document
 from poolkit.errors import BudgetError
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
@@ -747,3 +752,99 @@ def test_a_custom_resource_that_names_the_server_is_unknown(folder):
     other = made("Queue", "mail", {"store": "memory"}, "example.org/v1")
     assert counted(folder, DB, custom, other) == {"jobs"}
     assert folder.budget().verdict == "cannot be shown to fit"
+
+
+EVERYTHING = """
+- apiVersion: apps/v1
+  kind: StatefulSet
+  metadata: {name: db, namespace: a, ownerReferences: [{kind: X, name: y, apiVersion: v1}]}
+  spec:
+    serviceName: db
+    template:
+      metadata: {labels: {app: db}}
+      spec:
+        volumes:
+          - {name: v, secret: {secretName: s}}
+          - {name: c, configMap: {name: c}}
+          - {name: p, projected: {sources: [{secret: {name: s}}]}}
+        initContainers: [{name: i, image: x, command: [a], restartPolicy: Always}]
+        containers:
+          - name: p
+            image: postgres
+            volumeMounts: [{name: v}]
+            env:
+              - {name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}
+              - {name: B, valueFrom: {configMapKeyRef: {name: c, key: k}}}
+            envFrom: [{secretRef: {name: s}, prefix: P_}, {configMapRef: {name: c}}]
+- {apiVersion: v1, kind: Service, metadata: {name: db, namespace: a}, spec: {selector: {app: db}}}
+- {apiVersion: v1, kind: Service, metadata: {name: e}, spec: {externalName: db.a.svc}}
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {k: "host: db", f: x}}
+- {apiVersion: v1, kind: Secret, metadata: {name: s}, data: {k: v}, stringData: {l: m}}
+- apiVersion: external-secrets.io/v1
+  kind: ExternalSecret
+  metadata: {name: s}
+  spec: {target: {name: s}, data: [{secretKey: x}], dataFrom: [{}]}
+- apiVersion: networking.k8s.io/v1
+  kind: NetworkPolicy
+  metadata: {name: n, namespace: a}
+  spec:
+    podSelector:
+      matchLabels: {app: db}
+      matchExpressions: [{key: app, operator: In, values: [db]}]
+    ingress: [{from: [{podSelector: {matchLabels: {app: w}}, namespaceSelector: {}}]}]
+    egress: [{to: [{ipBlock: {cidr: x}}], ports: [{port: 5432}]}]
+- apiVersion: keda.sh/v1alpha1
+  kind: ScaledObject
+  metadata: {name: k}
+  spec: {scaleTargetRef: {name: w}, maxReplicaCount: 3}
+- apiVersion: argoproj.io/v1alpha1
+  kind: Rollout
+  metadata: {name: r}
+  spec: {workloadRef: {kind: Deployment, name: x}, strategy: {canary: {maxSurge: 1}}}
+- apiVersion: serving.knative.dev/v1
+  kind: Service
+  metadata: {name: kn, annotations: {run.googleapis.com/maxScale: "3"}}
+  spec: {template: {metadata: {annotations: {x: y}}, spec: {containers: [{image: x}]}}}
+- apiVersion: postgresql.cnpg.io/v1
+  kind: Cluster
+  metadata: {name: pg}
+  spec:
+    bootstrap: {initdb: {}}
+    postgresql: {parameters: {max_connections: "3", reserved_connections: 1}}
+    managed: {roles: [{name: a, login: true}]}
+- apiVersion: postgresql.cnpg.io/v1
+  kind: Pooler
+  metadata: {name: po}
+  spec: {cluster: {name: pg}, instances: 1, pgbouncer: {parameters: {default_pool_size: "3"}}}
+- apiVersion: acid.zalan.do/v1
+  kind: postgresql
+  metadata: {name: z}
+  spec: {connectionPooler: {numberOfInstances: 2, maxDBConnections: 3}, databases: {a: b}}
+- apiVersion: postgres-operator.crunchydata.com/v1beta1
+  kind: PostgresCluster
+  metadata: {name: cr}
+  spec: {users: [{name: a, databases: [x]}], proxy: {pgBouncer: {config: {global: {a: "3"}}}}}
+- {apiVersion: example.org/v1, kind: Q, metadata: {name: q}, spec: {url: "postgres://db/x", l: [a]}}
+"""
+RUBBISH = [None, True, 0, -3, 1.5, "", "x", "%", [], {}, [None], [1], {"x": 1}, [{"name": 3}], [[]]]
+
+
+def places(value, way=()):
+    """Return the path to every value inside a value."""
+    found = enumerate(value) if isinstance(value, list) else ()
+    for key, inner in value.items() if isinstance(value, dict) else found:
+        yield (*way, key)
+        yield from places(inner, (*way, key))
+
+
+@given(data=st.data())
+def test_any_value_anywhere_is_read(data):
+    """A value of another type in any object ends no run, and no API server accepts it."""
+    documents = yaml.safe_load(EVERYTHING)
+    *steps, last = data.draw(st.sampled_from(list(places(documents))))
+    parent = documents
+    for step in steps:
+        parent = parent[step]
+    parent[last] = data.draw(st.sampled_from(RUBBISH))
+    found = [Document(Path("x.yaml"), "x.yaml", each) for each in documents if fields(each)]
+    assert describe_manifests(found, "").databases

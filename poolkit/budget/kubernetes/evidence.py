@@ -212,9 +212,9 @@ def _is_near(key: ResourceKey, namespace: str) -> bool:
 def _secrets_of(pod: Pod, path: ValuePath) -> Iterator[tuple[str, str]]:
     """Return the Secrets that a container uses, each with the key; * for all keys."""
     container = pod.object.at(*path)
-    mounts = {each.get("name") for each in mappings(container.get("volumeMounts"))}
+    mounts = {str(each.get("name")) for each in mappings(container.get("volumeMounts"))}
     volumes = mappings(pod.object.at(*pod.path, "volumes"))
-    own = [each for each in volumes if each.get("name") in mounts]
+    own = [each for each in volumes if str(each.get("name")) in mounts]
     parts = {"env": container.get("env"), "envFrom": container.get("envFrom"), "volumes": own}
     for written, text in texts(parts):
         *holder, name = written

@@ -64,15 +64,15 @@ class Manifest(Document):
 
 def objects(document: Document) -> Iterator[Manifest]:
     """Return the items of a List, and of lists within it; any other document as an object."""
-    kind, items = str(document.at("kind")), document.at("items")
-    if not kind.endswith("List") or not isinstance(items, list):
+    kind, found = str(document.at("kind")), document.at("items")
+    if not kind.endswith("List") or not isinstance(found, list):
         yield Manifest(
             document.path, document.file, document.data, document.lines, document.elsewhere
         )
         return
     # The API's own lists, such as a DeploymentList, leave out the kind of their items.
     implied = {"apiVersion": document.at("apiVersion"), "kind": kind.removesuffix("List")}
-    for number, item in enumerate(items):
+    for number, item in enumerate(found):
         if isinstance(item, dict):
             own = document.inside("items", number)
             yield from objects(replace(own, data={**implied, **item}))
@@ -84,9 +84,19 @@ def kinds(name: str) -> dict[str, Any]:
     return found
 
 
+def fields(found: Any) -> dict[str, Any]:
+    """Return a mapping; no API server accepts anything else, which counts as an empty one."""
+    return found if isinstance(found, dict) else {}
+
+
+def items(found: Any) -> list[Any]:
+    """Return a list; anything else counts as an empty one."""
+    return found if isinstance(found, list) else []
+
+
 def mappings(found: Any) -> list[dict[str, Any]]:
-    """Return the mappings of a list; anything else has none, as no API server accepts it."""
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    """Return the mappings of a list."""
+    return [each for each in items(found) if isinstance(each, dict)]
 
 
 def texts(found: Any, path: ValuePath = ()) -> Iterator[tuple[ValuePath, str]]:
@@ -103,10 +113,10 @@ def selects(selector: Any, labels: Any) -> bool:
     if not isinstance(selector, dict):
         return False
     has_parts = bool(selector.keys() & {"matchLabels", "matchExpressions"})
-    wanted = (selector.get("matchLabels") or {}) if has_parts else selector
+    wanted = fields(selector.get("matchLabels")) if has_parts else selector
     for each in mappings(selector.get("matchExpressions")):
-        operator, value = each.get("operator"), get_path(labels, str(each.get("key")))
-        is_one = value in each.get("values", [None]) if "In" in str(operator) else value is not None
+        operator, value = str(each.get("operator")), get_path(labels, str(each.get("key")))
+        is_one = value in items(each.get("values")) if "In" in operator else value is not None
         if is_one == (operator in ("NotIn", "DoesNotExist")):
             return False
     return all(str(get_path(labels, key)) == str(value) for key, value in wanted.items())
@@ -156,19 +166,19 @@ def _containers(manifest: Manifest) -> list[ValuePath]:
     return [
         (*pod, key, number)
         for key in ("containers", "initContainers")
-        for number, each in enumerate(manifest.at(*pod, key) or ())
+        for number, each in enumerate(items(manifest.at(*pod, key)))
         if isinstance(each, dict)
     ]
 
 
 def _anywhere(found: Any, path: ValuePath) -> Iterator[ValuePath]:
     """Find lists of containers, and single ones as Argo's Workflow has them."""
-    for key, value in enumerate(found) if isinstance(found, list) else ():
-        yield from _anywhere(value, (*path, key))
-    for key, value in found.items() if isinstance(found, dict) else ():
+    for number, each in enumerate(items(found)):
+        yield from _anywhere(each, (*path, number))
+    for key, value in fields(found).items():
         inner = mappings(value)
         if key in ("containers", "initContainers") and inner and "image" in inner[0]:
-            yield from ((*path, key, number) for number in range(len(inner)))
+            yield from ((*path, key, index) for index in range(len(inner)))
         elif key in ("container", "script") and get_path(value, "image"):
             yield (*path, key)
         elif path or key != "status":
@@ -194,13 +204,12 @@ class Objects:
             same.append(each)
             self._by_type[each.type].append(each)
             for reference in ("scaleTargetRef", "workloadRef"):
-                target = each.at("spec", reference)
-                if isinstance(target, dict):
+                if target := fields(each.at("spec", reference)):
                     kind = str(target.get("kind", "Deployment"))
                     self._by_target[kind, str(target.get("name"))].append(each)
         self.pods = [pod for each in self for pod in self._pods_of(each)]
         for pod in self.pods:
-            for key, value in pod.labels.items() if isinstance(pod.labels, dict) else ():
+            for key, value in fields(pod.labels).items():
                 self._by_label[key, str(value)].append(pod)
 
     def __iter__(self) -> Iterator[Manifest]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.kubernetes.objects import kinds, mappings
+from poolkit.budget.kubernetes.objects import fields, items, kinds, mappings
 from poolkit.budget.kubernetes.pods import number, surge
 from poolkit.budget.model import Database, Workload, known, total, unknown
 
@@ -65,15 +65,15 @@ def poolers(objects: Objects) -> Iterator[Workload]:
     """Return the PgBouncer of every cluster, with the settings that its operator gives to it."""
     for type_name, form in kinds("poolers").items():
         for each in objects.of_type(type_name):
-            spec, own = each.at("spec"), each.at(*form["of"].split("."))
+            own = each.at(*form["of"].split("."))
             if own is None and not each.at("spec", form.get("enabled", "")):
                 continue
             if each.at("spec", form.get("enabled", "")) is False:
                 continue
             pods = number(each, f"{form['of']}.{form['pods']}", form["default"], "the default")
-            settings = each.at(*form["of"].split("."), *form["settings"].split(".")) or {}
+            settings = each.at(*form["of"].split("."), *form["settings"].split("."))
             cluster = each.name
-            pairs: int | None = _declared_pairs(spec)
+            pairs: int | None = _declared_pairs(each.at("spec", "users"))
             if type_name.startswith("Pooler."):
                 cluster = str(each.at("spec", "cluster", "name"))
                 pairs = _pairs(objects, each, cluster)
@@ -81,7 +81,7 @@ def poolers(objects: Objects) -> Iterator[Workload]:
                 # The operator divides the maximum among the pods; each database has it.
                 most = number(each, f"{form['of']}.{form['divided']}", 60, "the default").value
                 databases = [
-                    each.at("spec", key) or () for key in ("databases", "preparedDatabases")
+                    fields(each.at("spec", key)) for key in ("databases", "preparedDatabases")
                 ]
                 pairs = max(1, sum(map(len, databases)))
                 share = most // pods.value if most and pods.value else "unknown"
@@ -96,16 +96,18 @@ def poolers(objects: Objects) -> Iterator[Workload]:
                 overlap=surge(each, form.get("surge", "spec.none")),
                 variables={},
                 image="pgbouncer",
-                mounted={"pgbouncer.ini": _ini(form["host"].format(cluster), pairs, settings)},
+                mounted={
+                    "pgbouncer.ini": _ini(form["host"].format(cluster), pairs, fields(settings))
+                },
                 resource=each.key("pooler"),
                 hosts=tuple(each.hosts(name)),
             )
 
 
-def _declared_pairs(spec: Any) -> int:
+def _declared_pairs(declared: Any) -> int:
     """Return the pairs of Crunchy's users; without users there is one, with its own database."""
-    users = mappings(spec.get("users"))
-    names = {str(name) for user in users for name in user.get("databases") or ()}
+    users = mappings(declared)
+    names = {str(name) for user in users for name in items(user.get("databases"))}
     return max(1, len(users)) * max(1, len(names))
 
 
@@ -114,7 +116,7 @@ def _pairs(objects: Objects, pooler: Manifest, cluster: str) -> int | None:
     group = pooler.type.partition(".")[2]
     found = objects.named(f"Cluster.{group}", cluster, pooler.namespace)
     # A recovered cluster has the databases of its backup.
-    if not found or set(found[0].at("spec", "bootstrap") or ()) - {"initdb"}:
+    if not found or set(fields(found[0].at("spec", "bootstrap"))) - {"initdb"}:
         return None
     roles = [
         each for each in mappings(found[0].at("spec", "managed", "roles")) if each.get("login")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from poolkit.budget.kubernetes.objects import kinds
+from poolkit.budget.kubernetes.objects import fields, kinds
 from poolkit.budget.model import Overlap, known, unknown
 from poolkit.budget.read.values import whole_number
 
@@ -66,7 +66,7 @@ def _serverless(manifest: Manifest) -> Quantity:
     where = manifest.where("spec")
     for name in kinds("serverless")["limits"]:
         for found in (own, revision):
-            if isinstance(found, dict) and found.get(name) not in (None, 0, "0"):
+            if fields(found).get(name) not in (None, 0, "0"):
                 return whole_number(found[name], name, f"{where} ({name})", where)
     if manifest.kind == "Service" and "run.googleapis.com/" in f"{own} {revision}":
         return known(100, f"{where}: the default of Cloud Run", where)

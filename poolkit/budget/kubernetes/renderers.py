@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ from poolkit.budget.read.documents import Document, parse_documents, read_docume
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from poolkit.budget.read.documents import ValuePath
 
@@ -64,6 +65,10 @@ class _Tree(NamedTuple):
         return any(self.folders[each].kind != "Component" for each in shared)
 
 
+class _RefusedError(TemplateError):
+    """A renderer failed, or took too long."""
+
+
 def rendered(
     documents: Sequence[Document], environment: str, named: Sequence[Path] = ()
 ) -> tuple[list[Manifest], list[Unread]]:
@@ -87,9 +92,11 @@ def rendered(
     kustomizations = {
         path.parent: found[0]
         for path, found in read.items()
-        if path.name in KUSTOMIZATION_FILES and found[0].type != is_flux
+        if path.name in KUSTOMIZATION_FILES and found and found[0].type != is_flux
     }
-    charts = {path.parent: found[0] for path, found in read.items() if path.name == CHART_FILE}
+    charts = {
+        path.parent: found[0] for path, found in read.items() if path.name == CHART_FILE and found
+    }
     ruled = kustomizations.keys() & named_folders
     trees = [
         _tree(each, read)
@@ -105,18 +112,21 @@ def rendered(
     covered = {path for each in trees for path in each.files}
     found: list[Manifest] = []
     unread: list[Unread] = []
-    for tree in _chosen(roots, environment, unread):
+    # A chart inside another one is rendered with it.
+    outer = [each for folder, each in charts.items() if not charts.keys() & set(folder.parents)]
+    parts = [
+        (partial(_kustomized, each), each.root) for each in _chosen(roots, environment, unread)
+    ]
+    parts += [(partial(_templated, each, environment), each) for each in outer]
+    for render, source in parts:
         try:
-            found += _kustomized(tree, unread)
+            found += render()
         except TemplateError as error:
-            where = tree.root.where()
-            if tree.folder.resolve() in named_folders:
-                raise BudgetError(f"{where}: {error}") from None
-            unread.append(Unread(where, str(error)))
-    for folder, chart in charts.items():
-        # A chart inside another one is rendered with it.
-        if not charts.keys() & set(folder.parents):
-            found += _templated(chart, environment, unread)
+            where = error.where or source.where()
+            is_named = source.path.parent.resolve() in ruled
+            if is_named and isinstance(error, _RefusedError) and source not in outer:
+                raise BudgetError(f"{where}: {error.problem}") from None
+            unread.append(Unread(where, error.problem))
     inputs = {*kustomizations, *charts}
     for path, own in read.items():
         is_input = path.parent in inputs and path.name in (*KUSTOMIZATION_FILES, CHART_FILE)
@@ -129,7 +139,7 @@ def _run(*command: str) -> str:
     """Return the output of a renderer.
 
     Raises:
-        TemplateError: it failed, or took too long.
+        _RefusedError: it failed, or took too long.
     """
     name = Path(command[0]).name
     with (
@@ -148,7 +158,7 @@ def _run(*command: str) -> str:
         try:
             output, errors = process.communicate(timeout=_LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            raise TemplateError(f"{name} took more than {_LONGEST_SECONDS} seconds") from None
+            raise _RefusedError(f"{name} took more than {_LONGEST_SECONDS} seconds") from None
         finally:
             # After Ctrl-C too, with everything that it started.
             if process.poll() is None:
@@ -156,14 +166,12 @@ def _run(*command: str) -> str:
     if process.returncode:
         message = errors.decode("utf-8", "replace").strip()
         match = _REFUSAL.search(message)
-        raise TemplateError(f"{name}: {match[1] if match else message.partition(chr(10))[0]}")
+        raise _RefusedError(f"{name}: {match[1] if match else message.partition(chr(10))[0]}")
     return output.decode("utf-8", "replace")
 
 
-def _parsed(output: str, source: Manifest) -> list[Manifest]:
-    """Return the objects of a renderer's output."""
-    found = parse_documents(output, source.path)
-    return [each for one in found if isinstance(one.data, dict) for each in objects(one)]
+def _objects(documents: Iterable[Document]) -> list[Manifest]:
+    return [each for one in documents if isinstance(one.data, dict) for each in objects(one)]
 
 
 # -- Kustomize ------------------------------------------------------------------------------
@@ -206,10 +214,9 @@ def _names(kustomization: Document) -> list[tuple[ValuePath, str]]:
 def _readable(file: Path) -> list[Manifest]:
     """Return a file's objects; the renderer reports what is wrong with it."""
     try:
-        found = read_documents(file)
+        return _objects(read_documents(file))
     except TemplateError:
         return []
-    return [each for one in found if isinstance(one.data, dict) for each in objects(one)]
 
 
 def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[_Tree]:
@@ -232,25 +239,19 @@ def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[
     return found
 
 
-def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Manifest]:
+def _kustomized(tree: _Tree) -> list[Manifest]:
     """Return the output of Kustomize, each object with the lines of the object of its name."""
+    hint = f"name the output of `kubectl kustomize {tree.folder}`"
     for document in tree.folders.values():
-        remote = [
-            (path, f"{text} is elsewhere")
-            for path, text in _names(document)
-            if _REMOTE.search(text)
-        ]
-        charts = [((key,), f"{key} is not rendered") for key in _CHARTS if document.data.get(key)]
-        for path, reason in [*remote, *charts]:
-            hint = "name the output of `kustomize build`"
-            unread.append(Unread(document.where(*path), f"{reason}; {hint}"))
-            return []
+        for path, text in _names(document):
+            if _REMOTE.search(text):
+                raise TemplateError(f"{text} is elsewhere; {hint}", document.where(*path))
+        for key in _CHARTS:
+            if document.at(key):
+                raise TemplateError(f"{key} is not rendered; {hint}", document.where(key))
     program = shutil.which("kubectl") or shutil.which("kustomize")
     if program is None:
-        command = f"kubectl kustomize {tree.folder}"
-        reason = f"kustomization found: install kubectl, or name the output of `{command}`"
-        unread.append(Unread(tree.root.where(), reason))
-        return []
+        raise TemplateError(f"kustomization found: install kubectl, or {hint}")
     verb = "build" if Path(program).name.startswith("kustomize") else "kustomize"
     output = _run(program, verb, str(tree.folder.resolve()))
     sources: dict[str, list[Manifest]] = defaultdict(list)
@@ -258,7 +259,7 @@ def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Manifest]:
         for each in found:
             sources[each.kind].append(each)
     made: list[Manifest] = []
-    for each in _parsed(output, tree.root):
+    for each in _objects(parse_documents(output, tree.root.path)):
         # Kustomize adds a prefix, suffix or hash to the name.
         same = [one for one in sources[each.kind] if one.name in each.name]
         source = max(same, key=lambda one: len(one.name), default=each)
@@ -270,30 +271,27 @@ def _kustomized(tree: _Tree, unread: list[Unread]) -> list[Manifest]:
 # -- Helm -----------------------------------------------------------------------------------
 
 
-def _templated(chart: Manifest, environment: str, unread: list[Unread]) -> list[Manifest]:
+def _templated(chart: Manifest, environment: str) -> list[Manifest]:
     """Return the output of Helm, each object with the template that it comes from."""
     folder, program = chart.path.parent, shutil.which("helm")
     hint = f"name the output of `helm template {folder}`"
     if chart.at("type") == "library":
         return []
     if program is None:
-        unread.append(Unread(chart.where(), f"chart found: install helm, or {hint}"))
-        return []
+        raise TemplateError(f"chart found: install helm, or {hint}")
     forms = ("values-{}.yaml", "values.{}.yaml", "values/{}.yaml")
     files = [(folder / form.format(environment)).resolve() for form in forms if environment]
     values = [f"--values={file}" for file in files if file.is_file()]
     try:
         output = _run(program, "template", str(folder.resolve()), *values)
-        found = _parsed(output, chart)
-    except TemplateError as error:
+    except _RefusedError as error:
         # A chart may need values or dependencies that are elsewhere.
-        unread.append(Unread(chart.where(), f"{error}; {hint}"))
-        return []
+        raise TemplateError(f"{error}; {hint}") from None
     marks = [(output.count("\n", 0, m.start()) + 1, m[1].strip()) for m in _SOURCE.finditer(output)]
-    files = []
-    for each in found:
+    made = []
+    for each in _objects(parse_documents(output, chart.path)):
         before = [name for line, name in marks if each.lines and line <= each.lines.line]
         # The name begins with the chart's, not with the folder's.
-        files.append(folder / before[-1].partition("/")[2] if before else chart.path)
-    made = zip(found, files, strict=True)
-    return [replace(each, path=file, file=str(file), lines=None) for each, file in made]
+        file = folder / before[-1].partition("/")[2] if before else chart.path
+        made.append(replace(each, path=file, file=str(file), lines=None))
+    return made
