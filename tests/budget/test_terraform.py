@@ -375,6 +375,21 @@ def test_an_existing_database_has_unknown_limits(budget):
     assert (found.max_connections, found.needed) == (None, 44)
 
 
+def test_a_plan_with_target_is_not_complete(folder):
+    """Terraform says so itself, and what is left out may be a service."""
+    client = function(variables={"DB_HOST": TO_DATABASE})
+    plan = json.loads(Module(*rds(), client).plan()) | {"complete": False}
+    folder.write("infra.json", json.dumps(plan))
+    found = folder.budget("infra.json", services=("api=1+0",))
+    assert (found.needed, found.verdict) == (44, "cannot be shown to fit")
+
+
+def test_the_state_of_nothing_has_nothing_to_count(folder):
+    """`terraform show -json` without a state prints its version only."""
+    folder.write("state.json", '{"format_version": "1.0"}')
+    assert folder.run("state.json", "--max-connections", "100").returncode == 3
+
+
 def test_count_0_and_deleted_resources_are_absent(folder):
     """What the plan deletes, or does not make, is in its changes and configuration only."""
     plan = json.loads(Module(*rds(), function(variables={"DB_HOST": TO_DATABASE})).plan())
@@ -498,6 +513,17 @@ def test_a_web_app_has_an_unknown_number_of_instances(budget):
     app = resource("azurerm_linux_web_app.web", {"name": "web", "app_settings": settings})
     found = budget(Module(server, app))
     assert [each.instances.value for each in found.services] == [None]
+
+
+def test_a_proxy_beside_the_client_is_no_client(budget, ceilings):
+    """The Cloud SQL proxy passes the client's connections on: (3 + 1) x 2 x 5 = 40."""
+    deployment = kubernetes([{"name": "DB_HOST", "value": "127.0.0.1"}])
+    pod = deployment["values"]["spec"][0]["template"][0]["spec"][0]
+    instance = Ref("google_sql_database_instance.db.connection_name")
+    image = "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2.14"
+    pod["container"].append({"name": "proxy", "image": image, "args": [instance]})
+    pod["container"].append({"name": "nginx", "image": "nginx:1.29"})
+    assert ceilings(budget(Module(CLOUD_SQL, deployment), "web/app=5+0")) == {"web/app": 40}
 
 
 @pytest.mark.parametrize(

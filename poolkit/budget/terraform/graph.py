@@ -84,7 +84,8 @@ class Graph:
     """The resources of a plan or state, by address."""
 
     def __init__(self, document: Document) -> None:
-        self.stack = re.sub(r"\W+", "-", document.file)
+        self.file, self.stack = document.file, re.sub(r"\W+", "-", document.file)
+        self.is_partial = document.at("complete") is False or document.at("errored") is True
         self.nodes: dict[str, Node] = {}
         # By the module around them: the instances of a resource, and those of a module.
         self._instances: dict[tuple[str, str], list[str]] = defaultdict(list)

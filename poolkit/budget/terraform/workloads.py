@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from poolkit.budget.model import (
 from poolkit.budget.read.documents import Document
 from poolkit.budget.read.parameters import Environment
 from poolkit.budget.read.values import Reference, Unknown, get_path, references, why_unknown
+from poolkit.budget.software import is_no_client
 from poolkit.budget.tables import table
 from poolkit.budget.terraform.graph import Graph
 
@@ -70,7 +71,9 @@ def is_binary_plan(file: Path) -> bool:
 def is_terraform(data: Any) -> bool:
     """Return whether a document is a plan or state, as `terraform show -json` writes it."""
     roots = (get_path(data, key, "root_module") for key in ("planned_values", "values"))
-    return any(isinstance(each, dict) for each in roots)
+    # Without a root module it is the state of nothing.
+    is_empty = isinstance(data, dict) and data.keys() == {"format_version"}
+    return is_empty or any(isinstance(each, dict) for each in roots)
 
 
 def describe_terraform(document: Document) -> Description:
@@ -266,10 +269,14 @@ class _Plan:
             is_maker = _is(node.type, "makers") and not node.is_data
             if is_maker and not (self.reached(name)[0] or node.hidden):
                 yield Unread(node.where, f"{name}: the plan does not show what it deploys")
+        if self._graph.is_partial:
+            where = SourceLocation(self._graph.file, 1)
+            yield Unread(where, "the plan is not complete: make one without -target")
 
     def with_signs(self, workloads: Sequence[Workload]) -> Iterator[Workload]:
         """Add what the values and references of the workloads' resources lead to."""
         shown, changed = defaultdict[Any, set[str]](set), list[Workload]()
+        count = Counter(each.resource for each in workloads)
         for workload in workloads:
             variables = {name: self._led(each) for name, each in workload.variables.items()}
             changed.append(dataclasses.replace(workload, variables=variables))
@@ -277,8 +284,11 @@ class _Plan:
                 shown[workload.resource] |= {name} | self.reached(name)[0]
         for workload in changed:
             name = workload.resource.logical_id if workload.resource else ""
-            # A task that nothing starts is run by hand.
-            if name not in self.nodes or workload.unit == "one-off task":
+            # A task that nothing starts is run by hand. A known sidecar does not use what the
+            # resource as a whole refers to, and the connections of a connector are the clients'.
+            is_sidecar = count[workload.resource] > 1 and bool(is_no_client(workload))
+            is_sidecar = is_sidecar or _is(workload.image, "connectors")
+            if name not in self.nodes or workload.unit == "one-off task" or is_sidecar:
                 yield workload
                 continue
             servers, passed = self.reached(name)
