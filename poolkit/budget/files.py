@@ -122,6 +122,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         TemplateError: a file that was named is broken.
     """
     paths, files, walk = list(paths), Files(), _Walk()
+    named = {path.resolve() for path in paths}
     for path in paths:
         walk.add(path)
     for file in sorted(walk.files.values()):
@@ -133,7 +134,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
             if is_other or (len(documents) > 1 and file.suffix == ".json"):
                 walk.skip(_BROKEN, *[] if any(is_deployment) else [file])
         except TemplateError as error:
-            if file in paths:
+            if file.resolve() in named:
                 raise
             if _looks_like_a_deployment(file):
                 files.unread.append(Unread(error.where, error.problem))
@@ -145,7 +146,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         where, count = SourceLocation(str(walk.terraform[0]), 1), len(walk.terraform)
         files.unread.append(Unread(where, f"Terraform's own files ({count}) are not read: {HINT}"))
     if not (files.unread or may_be_none or any(getattr(files, kind) for kind in _KINDS)):
-        if all(path.is_file() for path in paths):
+        if not any(path.is_dir() for path in paths):
             raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")
         walk.skip(_NOTHING, *paths)
     files.not_read.extend(walk.not_read())
@@ -231,8 +232,9 @@ class _Walk:
         """
         if not root.exists():
             raise BudgetError(f"{root}: there is no such file or folder")
-        if root.is_file():
-            if is_binary_plan(root):
+        if not root.is_dir():
+            # A pipe can be read once only, such as that of `<(helm template .)`.
+            if root.is_file() and is_binary_plan(root):
                 raise BudgetError(f"{root}: a binary plan, or another archive: {HINT}")
             self._add_file(root, is_named=True)
             return
