@@ -77,43 +77,42 @@ def read_answers(project: Project) -> Answers:
 class Answer(NamedTuple):
     """What makes the numbers of a service, pooler or database known."""
 
-    flag: str
-    """An option of the command; empty: only the templates can have it."""
+    option: str = ""
+    """An option of the command; empty: only the files can have it."""
+    form: str = ""
+    """The form of its value, such as POOL+OVERFLOW."""
     table: str = ""
     """The table of [tool.poolkit.budget]; empty: it has no entry."""
-    form: str = ""
-    """The form of the entry's value, such as POOL+OVERFLOW."""
+
+    def flag(self, name: str) -> str:
+        """Return the option with its value; empty if there is none."""
+        of = f"{shlex.quote(name)}=" if self.table == "services" else ""
+        return f"{self.option} {of}{self.form}".strip()
 
     def entry(self, name: str) -> str:
         """Return the line of the file; empty if it has none."""
         key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
-        value = self.form if self.table == "databases" else f'"{self.form}"'
+        value = f'"{self.form}"' if self.table == "services" else self.form
         return f"{self.table}.{key} = {value}" if self.table else ""
 
 
-def answer(budget: Budget, name: str, shown: str = "") -> Answer:
-    """Return what answers the unknown numbers of a part of the budget.
-
-    Args:
-        budget: the budget that it belongs to.
-        name: of the service, pooler or database.
-        shown: the name in the flag, if it is about several of them.
-    """
+def answer(budget: Budget, name: str) -> Answer:
+    """Return what answers the unknown numbers of a service, pooler or database of a budget."""
     service = next((each for each in budget.services if each.name == name), None)
     if service is not None:
-        numbers = service.numbers.values()
-        if all(number.is_known for number in numbers):
-            return Answer("")  # the overlap, which only the template has
+        # Only the template has the overlap.
+        is_open = not all(number.is_known for number in service.numbers.values())
         form = "POOL+OVERFLOW"
         form += "" if service.processes.is_known else "xPROCESSES"
         form += "" if service.instances.is_known else "@INSTANCES"
-        return Answer(f"--service {shlex.quote(shown or name)}={form}", "services", form)
+        return Answer("--service", form, "services") if is_open else Answer()
     if name == budget.database.name:
         if budget.database.max_connections.is_known and not budget.is_close:
-            return Answer("--reserve N")
-        return Answer("--max-connections N", "databases" if budget.database.where else "", "N")
+            return Answer("--reserve", "N")
+        table = "databases" if budget.database.where else ""
+        return Answer("--max-connections", "N", table)
     unclear = [each for each in budget.poolers if each.name == name and each.server_connections]
-    return Answer("--pgbouncer-pools N" if unclear else "")
+    return Answer("--pgbouncer-pools", "N") if unclear else Answer()
 
 
 # -- writing --------------------------------------------------------------------------------

@@ -78,10 +78,9 @@ class Client(Generic[_Part]):
             return self.part
         listed = ", ".join(sorted(self.possible))
         reason = f"it is unclear to which of these it connects: {listed}"
-        hint = f"name the server in a variable, or give --ignore {self.part.name}"
         # The share of a proxy does not depend on its instances.
         number = "instances" if getattr(self.part, "percent", None) is None else "percent"
-        changes: dict[str, Any] = {number: unknown(f"{reason}; {hint}")}
+        changes: dict[str, Any] = {number: unknown(f"{reason}; name the server in a variable")}
         return dataclasses.replace(self.part, **changes)
 
 

@@ -68,7 +68,7 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         for each in budget.poolers
     ]
     gaps = [
-        {**_plain(gap), "answer": how.flag or None, "entry": how.entry(gap.of) or None}
+        {**_plain(gap), "answer": how.flag(gap.of) or None, "entry": how.entry(gap.of) or None}
         for gap in budget.gaps
         for how in (answer(budget, gap.of),)
     ]
@@ -119,7 +119,7 @@ def as_markdown(budgets: Budgets) -> str:
             lines += _folded(_table(part.table)) if part.table else []
             lines += _lines(part)
             for group in part.groups:
-                lines += ["", *(f"{_escaped(text)}  " for text in group.sentences)]
+                lines += ["", f"{_escaped(group.sentence)}  "]
                 lines += [_escaped(f"Answer: {group.answer}")] if group.answer else []
                 names = ("  ".join(filter(None, entry)) for entry in group.entries)
                 lines += _folded([f"- {_escaped(name)}" for name in names])
@@ -207,7 +207,9 @@ def findings(budgets: Budgets) -> Iterator[Finding]:
     for check in budgets.checks:
         if not check.is_within:
             yield Finding("above-ceiling", "error", check.text, None)
-    gaps = {gap: answer(budget, gap.of).flag for budget in budgets.each for gap in budget.gaps}
+    gaps = {
+        gap: answer(budget, gap.of).flag(gap.of) for budget in budgets.each for gap in budget.gaps
+    }
     for gap, how in gaps.items():
         text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
         text += f". Answer: {how}" if how else ""
@@ -225,7 +227,7 @@ def as_annotations(budgets: Budgets) -> str:
     warnings = [each for each in found if each.rule == "unknown-number"][MOST_ANNOTATIONS - 1 :]
     if len(warnings) > 1:
         kinds = [
-            f"{'; '.join(group.sentences)}: {', '.join(name or at for name, at in group.entries)}"
+            f"{group.sentence}: {', '.join(name or at for name, at in group.entries)}"
             for group in unknown(budgets)
         ]
         text = "\n".join([f"{len(warnings)} more numbers are unknown. All of them:", *kinds])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from poolkit.budget.answers import answer
+from poolkit.budget.answers import Answer, answer
 from poolkit.budget.concurrency import useful_concurrency
 from poolkit.budget.suggestions import applied, suggestions
 
@@ -23,6 +21,12 @@ MOST = 10
 """The names and suggestions that are listed if they need no answer."""
 
 
+_HINT = (
+    "Each answer can also stand in [tool.poolkit.budget] of pyproject.toml, which --answer prepares. "
+    "--ignore NAME leaves out a service that opens no connection."
+)
+
+
 class Row(NamedTuple):
     """One row of the table: texts, and whether the row is a part of the sum."""
 
@@ -35,9 +39,9 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Sentences, the names and places that they are about, and what answers them."""
+    """A sentence, the names and places that it is about, and what answers it."""
 
-    sentences: tuple[str, ...]
+    sentence: str
     entries: tuple[tuple[str, str], ...]
     answer: str = ""
 
@@ -64,7 +68,9 @@ def sections(budgets: Budgets) -> Iterator[Section]:
     is_one = len(budgets.each) == 1
     if sum(len(budget.services) for budget in budgets.each) > LONG:
         yield Section(summary(budgets), budgets.verdict)
-    yield Section("Unknown", groups=unknown(budgets))
+    groups = unknown(budgets)
+    hint = (_HINT,) if any(group.answer for group in groups) else ()
+    yield Section("Unknown", lines=hint, groups=groups)
     for budget in budgets.each:
         title = "" if is_one else f"Database {budget.database.name}"
         yield Section(title, table=table(budget), lines=tuple(database_lines(budget)))
@@ -74,12 +80,8 @@ def sections(budgets: Budgets) -> Iterator[Section]:
     reasons: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in budgets.not_counted:
         reasons[each.reason].append((each.name, each.where))
-    groups = []
-    for reason, entries in reasons.items():
-        more = [(f"and {len(entries) - MOST} more, which --json lists", "")]
-        shown = entries[:MOST] + (more if len(entries) > MOST else [])
-        groups.append(Group((reason,), tuple(shown)))
-    yield Section("Not counted", groups=tuple(groups))
+    left_out = [Group(reason, tuple(_shortened(each))) for reason, each in reasons.items()]
+    yield Section("Not counted", groups=tuple(left_out))
     yield Section("Measured", lines=tuple(check.text for check in budgets.checks))
     lines = ways_out(budgets.only, budgets.knee) if is_one else ()
     above = tuple(f"But {check.text}" for check in budgets.checks if not check.is_within)
@@ -116,26 +118,33 @@ def figure(value: int | None) -> str:
 
 
 def unknown(budgets: Budgets) -> tuple[Group, ...]:
-    """Return what is unknown: one group for each kind, the largest first."""
-    found: dict[tuple[tuple[str, ...], str], dict[tuple[str, str], None]] = defaultdict(dict)
+    """Return what is unknown: one group for each sentence, the largest first."""
+    found: dict[str, dict[tuple[str, str], Answer]] = defaultdict(dict)
     for budget in budgets.each:
-        for name, gaps in groupby(budget.gaps, key=lambda gap: gap.of):
-            of = list(gaps)
-            texts = tuple(f"{gap.number.replace('_', ' ')}: {gap.reason}" for gap in of)
-            how = answer(budget, name, "NAME")
-            file = f", or {how.entry('NAME')} in [tool.poolkit.budget]" if how.table else ""
-            file += "; --ignore NAME if it opens no connection" if how.table == "services" else ""
-            is_given = name == budget.database.name and budget.database.where is None
-            where = str(of[0].where or "")
-            found[texts, how.flag + file]["" if is_given else name, where] = None
+        for gap in budget.gaps:
+            number = gap.number.replace("_", " ")
+            is_named = gap.reason.startswith((number, gap.number))
+            sentence = gap.reason if is_named else f"{number}: {gap.reason}"
+            is_given = gap.of == budget.database.name and budget.database.where is None
+            entry = ("" if is_given else gap.of, str(gap.where or ""))
+            found[sentence][entry] = answer(budget, gap.of)
     for part in budgets.unread:
-        found[(part.reason,), ""]["", str(part.where)] = None
+        found[part.reason]["", str(part.where)] = Answer()
     groups = []
-    for (texts, text), entries in found.items():
-        names = [name for name, _ in entries if re.fullmatch(r"[\w-]+", name)]
-        only = names[0] if len(names) == len(entries) == 1 else "NAME"
-        groups.append(Group(texts, tuple(entries), text.replace("NAME", only)))
+    for sentence, entries in found.items():
+        names = {name for name, _ in entries if name}
+        # The longest form has what any of them lacks.
+        how = max(entries.values(), key=lambda each: len(each.form))
+        text = how.flag(names.pop() if len(names) == 1 else "NAME")
+        shown = [*entries] if names or how.option else _shortened([*entries])
+        groups.append(Group(sentence, tuple(shown), text))
     return tuple(sorted(groups, key=lambda group: -len(group.entries)))
+
+
+def _shortened(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first entries, and how many more there are."""
+    more = [(f"and {len(entries) - MOST} more, which --json lists", "")]
+    return entries[:MOST] + (more if len(entries) > MOST else [])
 
 
 def origins(budget: Budget) -> Iterator[str]:

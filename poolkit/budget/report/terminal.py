@@ -38,8 +38,7 @@ def print_budgets(budgets: Budgets, console: Console) -> None:
         for line in section.lines:
             _print(console, line)
         for group in section.groups:
-            for text in group.sentences:
-                _print(console, text)
+            _print(console, group.sentence)
             if group.answer:
                 _print(console, f"Answer: {group.answer}")
             for file, entries in groupby(group.entries, lambda entry: entry[1].rpartition(":")[0]):
