@@ -125,6 +125,33 @@ def test_services_of_aws_that_connect_are_unknown(folder, thing):
     assert clients(folder.budget()) == {"Thing"}
 
 
+@pytest.mark.parametrize(
+    "caller",
+    [
+        "Custom::Schema\n    Properties: {ServiceToken: !GetAtt Fn.Arn, Host: !Ref Host}",
+        "AWS::SecretsManager::RotationSchedule\n    Properties: {RotationLambdaARN: !GetAtt Fn.Arn, "
+        + "SecretId: !Ref Attached}",
+    ],
+)
+def test_a_function_connects_for_the_resource_that_calls_it(folder, caller):
+    """The function is the client, and the resource that hands it the address is none."""
+    text = stack(DATABASE, LOGIN, lambda_function(), f"  Thing:\n    Type: {caller}\n")
+    folder.write("app.yaml", text)
+    assert clients(folder.budget()) == {"Fn"}
+
+
+def test_a_variable_that_leads_to_another_store_is_no_sign(folder):
+    """DATABASE_TABLE is the name of a table in DynamoDB."""
+    table = "  Table: {Type: AWS::DynamoDB::Table}\n"
+    text = function().replace("!GetAtt Db.Endpoint.Address", "!Ref Table")
+    text = text.replace("DATABASE_HOST", "DATABASE_TABLE").replace(
+        "POOLKIT_TARGET: lambda_warm", ""
+    )
+    text = text.replace("POOLKIT_ENVIRONMENT: prod", "")
+    folder.write("app.yaml", stack(DATABASE, table, text))
+    assert clients(folder.budget()) == set()
+
+
 def test_a_launch_template_counts_with_the_group_that_starts_it(folder):
     """The group refers to the database by its launch template."""
     text = """

@@ -41,12 +41,18 @@ def types() -> dict[str, Any]:
 
 
 @functools.cache
-def never_connects(kind: str) -> bool:
-    """Return whether resources of a type never open a connection to a database server."""
+def is_one_of(kind: str, *lists: str) -> bool:
+    """Return whether a type stands in one of the lists of the table."""
     return any(
         kind.startswith(each[:-1]) if each.endswith("*") else kind == each
-        for each in (*types()["never"], *types()["transparent"])
+        for name in lists
+        for each in types()[name]
     )
+
+
+def never_connects(kind: str) -> bool:
+    """Return whether resources of a type never open a connection to a database server."""
+    return is_one_of(kind, "never", "stores", "transparent")
 
 
 class Graph:
@@ -81,6 +87,13 @@ class Graph:
         before, after = r"(?<![\w.-])(?=\w)|(?=[/<])", r"(?![\w/.-])|(?=-(?:\?|\*|\w{6}\b))"
         self._named = re.compile(f"(?:{before})({'|'.join(longest)})(?:{after})")
         self._find_aliases(holders)
+        self._callers: dict[ResourceKey, list[ResourceKey]] = defaultdict(list)
+        self.only_calls: set[ResourceKey] = set()
+        for each in self.resources.values():
+            for key in self.named_in([each.get("ServiceToken"), each.get("RotationLambdaARN")]):
+                if self.resources[key].type == "AWS::Lambda::Function":
+                    self._callers[key].append(each.key)
+                    self.only_calls.add(each.key)
 
     def _find_aliases(self, holders: Sequence[Resource]) -> None:
         by_name = {
@@ -138,8 +151,12 @@ class Graph:
         )
 
     def parts(self, resource: Resource) -> list[Resource]:
-        """Return a resource and the parts that it starts with, such as its launch template."""
-        found, number = [resource], 0
+        """Return a resource and the parts that it starts with, such as its launch template.
+
+        A function is called by a custom resource, which has the database's address.
+        """
+        callers = [self.resources[key] for key in self._callers.get(resource.key, ())]
+        found, number = [resource, *callers], 0
         while number < len(found):
             for key in self.mentions(found[number]):
                 part = self.resources[key]
@@ -147,6 +164,11 @@ class Graph:
                     found.append(part)
             number += 1
         return found
+
+    def is_other_store(self, keys: Iterable[ResourceKey]) -> bool:
+        """Return whether resources are stores that are no database servers."""
+        kinds = [self.resources[key].type for key in keys]
+        return bool(kinds) and all(is_one_of(kind, "stores") for kind in kinds)
 
     # -- signs ------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from poolkit.budget.read.values import (
     references,
     why_unknown,
 )
-from poolkit.budget.signs import uses_database
+from poolkit.budget.signs import is_about_database, uses_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -129,11 +129,23 @@ def _variables(resource: Resource, graph: Graph, *path: str) -> dict[str, Any]:
     found = found if isinstance(found, dict) else {}
     unread = next((f"{name} is not evaluated" for name in found if "::" in name), unread)
     return {
-        "variables": {
-            name: _variable(value, resource.origin(*path, name), graph)
-            for name, value in found.items()
-        },
+        "variables": _about_servers(
+            {
+                name: _variable(value, resource.origin(*path, name), graph)
+                for name, value in found.items()
+            },
+            graph,
+        ),
         "unread_variables": unread,
+    }
+
+
+def _about_servers(variables: Mapping[str, Variable], graph: Graph) -> dict[str, Variable]:
+    """Return the variables without those such as DATABASE_TABLE that lead to another store."""
+    return {
+        name: found
+        for name, found in variables.items()
+        if not (graph.is_other_store(found.leads_to) and is_about_database(name, found))
     }
 
 
@@ -208,7 +220,7 @@ def _container(
     if container.get("EnvironmentFiles"):
         unread = f"its environment files ({task.where(*path, 'EnvironmentFiles')})"
     return {
-        "variables": variables,
+        "variables": _about_servers(variables, graph),
         "image": _known_part(container.get("Image")),
         "command": tuple(_known_part(as_text(each), "?") for each in words) or None,
         "command_origin": str(task.where(*path, "Command")),
@@ -425,7 +437,7 @@ def _others(graph: Graph) -> Iterator[Workload]:
     connecting = [each for each in graph.resources.values() if not never_connects(each.type)]
     for resource in connecting:
         kind = resource.type
-        if kind in types()["parts"]:
+        if kind in types()["parts"] or resource.key in graph.only_calls:
             continue
         parts = graph.parts(resource)[1:]
         started |= {each.key for each in parts}
