@@ -2,8 +2,9 @@
 
     read/                                  files -> documents, parameters, values
     cloudformation/, kubernetes/, compose/ documents -> workloads, databases, poolers
-    processes/                             command lines -> number of processes
-    inventory, pools, own_servers          workloads -> services, poolers, database
+    processes                              command lines -> number of processes
+    signs, software                        variables and images -> clients, servers, poolers
+    inventory, pools, own_servers          workloads -> services, poolers, databases
     verdict, suggestions                   their ceilings -> budget -> verdict and ways out
     report/                                budget -> terminal, JSON, Markdown, annotations, SARIF
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Quantity, known, total, unknown
-from poolkit.budget.processes.command_lines import names_program, option, processes, started
+from poolkit.budget.processes import names_program, option, processes, started
 from poolkit.budget.signs import is_about_database, uses_database
 from poolkit.budget.software import software_of
 from poolkit.budget.tables import table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from poolkit.config.presets import EnginePreset
 
 _ASSIGNMENT = re.compile(
-    r"(?P<pool>\d+)\+(?P<overflow>\d+)(?:x(?P<processes>\d+))?(?:@(?P<instances>\d+))?"
+    r"(?P<pool_size>\d+)\+(?P<max_overflow>\d+)(?:x(?P<processes>\d+))?(?:@(?P<instances>\d+))?"
 )
 _AT_ONCE = re.compile(r"(?<![&>])&(?![&>])|\bxargs\b|\bparallel\b")
 _URL_NAME = re.compile(r"(url|uri|dsn)$", re.IGNORECASE)
@@ -69,15 +69,9 @@ def read_assignments(arguments: Iterable[str]) -> dict[str, Assignment]:
                 "@INSTANCES, such as web=5+10x4@20; numbers are not negative"
             )
         parts = {key: int(text) for key, text in match.groupdict().items() if text is not None}
-        if parts["pool"] + parts["overflow"] < 1 or parts.get("processes") == 0:
+        if parts["pool_size"] + parts["max_overflow"] < 1 or parts.get("processes") == 0:
             raise BudgetError(f"--service {argument}: needs at least 1 connection and 1 process")
-        found[name.strip()] = Assignment(
-            text=f"--service {argument}",
-            pool_size=parts["pool"],
-            max_overflow=parts["overflow"],
-            processes=parts.get("processes"),
-            instances=parts.get("instances"),
-        )
+        found[name.strip()] = Assignment(text=f"--service {argument}", **parts)
     return found
 
 
@@ -128,21 +122,20 @@ def pool(
         return _worker_pool(workload)
     if not count.is_known and workload.command is None and workload.processes is None:
         count = known(1, "one process, the default of poolkit's images", workload.where)
-    if preset.pool == "null":
+    keeps_connections = preset.pool != "null"
+    if keeps_connections:
+        size = known(preset.pool_size, _origin(workload, preset, "POOLKIT_POOL_SIZE"))
+        overflow = known(preset.max_overflow, _origin(workload, preset, "POOLKIT_MAX_OVERFLOW"))
+    else:
         origin = _origin(workload, preset, "POOLKIT_POOL")
         one = known(1, f"{origin}: NullPool, one unit of work at a time")
-        return Pool(
-            processes=count,
-            pool_size=workload.requests or one,
-            max_overflow=known(0, origin),
-            target=preset.target,
-            keeps_connections=False,
-        )
+        size, overflow = workload.requests or one, known(0, origin)
     return Pool(
         processes=count,
-        pool_size=known(preset.pool_size, _origin(workload, preset, "POOLKIT_POOL_SIZE")),
-        max_overflow=known(preset.max_overflow, _origin(workload, preset, "POOLKIT_MAX_OVERFLOW")),
+        pool_size=size,
+        max_overflow=overflow,
         target=preset.target,
+        keeps_connections=keeps_connections,
     )
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from poolkit.budget.processes.command_lines import names_program, started
-from poolkit.budget.processes.programs import PROGRAMS
+from poolkit.budget.processes import PROGRAMS, names_program, started
 from poolkit.budget.signs import SERVERS, engines_besides
 from poolkit.budget.tables import table
 from poolkit.errors import BudgetError

@@ -3,7 +3,7 @@
 import pytest
 
 from poolkit.budget.model import Overlap, Variable, Workload, known
-from poolkit.budget.processes.command_lines import processes
+from poolkit.budget.processes import processes
 
 
 def count(*command, **variables):

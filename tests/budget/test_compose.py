@@ -192,6 +192,16 @@ def test_what_compose_accepts_is_read(folder, service):
     assert [each.name for each in folder.budget().services] == ["web"]
 
 
+def test_several_documents_of_a_file_are_one_project(folder, ceilings):
+    """Compose merges them."""
+    folder.write(
+        "compose.yaml",
+        "services: {db: {image: postgres}, a: {image: x}}\n---\nservices: {b: {image: x}, a: {scale: 2}}\n",
+    )
+    budget = folder.budget(services=("a=3+0x1",))
+    assert ceilings(budget) == {"a": 6, "b": None}
+
+
 # -- Dockerfiles ----------------------------------------------------------------------------
 
 

@@ -137,21 +137,18 @@ def put_together(documents: Sequence[Document]) -> tuple[list[Document], list[Un
     Raises:
         TemplateError: a named file or service does not exist, or a service extends itself.
     """
-    overrides: dict[tuple[Path, str], Document] = {}
-    mains: dict[tuple[Path, str], Document] = {}
-    for document in documents:
-        if match := _FILE.fullmatch(document.path.name):
-            kind = overrides if match[2] else mains
-            kind[document.path.parent.resolve(), match[1]] = document
-    beside = {id(main): overrides[key] for key, main in mains.items() if key in overrides}
+    # (folder, name) -> the documents of the file with that name, and then of its override file
+    layers: dict[tuple[Path, str], list[Document]] = {}
+    for document in sorted(documents, key=lambda each: ".override." in each.path.name):
+        match = _FILE.fullmatch(document.path.name)
+        key = document.path.parent.resolve(), match[1] if match else document.path.name
+        layers.setdefault(key, []).append(document)
     projects: list[tuple[Document, _Project]] = []
-    for document in documents:
-        if document in beside.values():
-            continue
+    for own in layers.values():
         project = _Project()
-        for layer in filter(None, (document, beside.get(id(document)))):
-            project.add(layer, document.path.parent)
-        projects.append((document, project))
+        for document in own:
+            project.add(document, document.path.parent)
+        projects.append((own[0], project))
     included = {file for _, project in projects for file in project.files}
     together = [
         dataclasses.replace(document, data=project.data, elsewhere=project.locations)

@@ -1,24 +1,62 @@
 """The number of processes that a command line starts.
 
 A program that is not known to have one process is unknown: a script, a supervisor or a task runner
-may start any number of them.
+may start any number of them. The programs stand in tables/programs.toml with their sources.
+Source for scripts: POSIX.1-2024, Shell Command Language, 2.9 (pipelines, lists, asynchronous lists).
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from poolkit.budget.model import Quantity, known, unknown
-from poolkit.budget.processes.programs import PROGRAMS, SERVERS, WRAPPERS
-from poolkit.budget.processes.shell_scripts import Script, Words, read_script
+from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from poolkit.budget.model import Workload
-    from poolkit.budget.processes.programs import Server
+
+_Words: TypeAlias = "tuple[str, ...]"
+_Groups: TypeAlias = "list[list[_Words]]"
+"""Commands of a group run one after the other; the groups run at the same time.
+
+The first group is the foreground.
+"""
+
+
+class Server(NamedTuple):
+    """A program that starts processes, and the options and variables that set their number."""
+
+    name: str
+    options: list[str]
+    variables: list[str]
+    default: int | None
+    """The number without an option or variable; None: unknown."""
+    why: str
+    """The origin of the default, or the reason why there is none."""
+    files: list[str]
+    """Options that name a file which may set the number too."""
+
+
+SERVERS = {
+    name: Server(
+        name,
+        each["options"],
+        each.get("variables", []),
+        each.get("default"),
+        each.get("why", f"{name}'s default"),
+        each.get("files", []),
+    )
+    for name, each in table("programs")["servers"].items()
+}
+PROGRAMS = {name: frozenset(each) for name, each in table("programs")["programs"].items()}
+"""Sets of programs and sub-commands by the idea that they have in common."""
+
+_WRAPPERS: dict[str, int] = table("programs")["wrappers"]
+"""Programs that start another one, and the number of words before it: `gosu app`, `poetry run`."""
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
 _PYTHON = re.compile(r"python[\d.]*|pypy[\d.]*")
@@ -31,6 +69,13 @@ _KNOWN = {
     *("python", "flask", "django-admin"),
 }
 _NUMBERS = {"GUNICORN_CMD_ARGS", *(name for each in SERVERS.values() for name in each.variables)}
+
+
+_PUNCTUATION = ";&|()<>\n"
+_COMMENT = re.compile(r"(?:^|(?<=[\s;]))#[^\n]*")
+_LOOPS = frozenset({"for", "while", "until"})
+_KEYWORDS = _LOOPS | {"if", "then", "elif", "else", "fi", "do", "done", "!"}
+_NOT_FOLLOWED = frozenset({"case", "function", "select", "{", "}", "eval", "source", "."})
 
 
 class ProcessCount(NamedTuple):
@@ -51,13 +96,13 @@ def processes(workload: Workload) -> ProcessCount:
         return ProcessCount(found or unknown(reason, workload.where))
     if len(workload.command) == 1:
         # One text with spaces goes to a shell in the image's entry point.
-        script = read_script(_expanded(workload.command[0], workload))
+        groups = _read_script(_expanded(workload.command[0], workload))
     else:
-        script = Script([tuple(_expanded(word, workload) for word in workload.command)])
-    script = _without_shells(script, workload)
-    if script is None or not any(script.groups):
+        groups = [[tuple(_expanded(word, workload) for word in workload.command)]]
+    groups = _without_shells(groups, workload)
+    if groups is None or not any(groups):
         return _unclear(workload, workload.command)
-    counts = [[_of_command(words, workload) for words in group] for group in script.groups]
+    counts = [[_of_command(words, workload) for words in group] for group in groups]
     unclear = next((each for group in counts for each in group if not each.number.is_known), None)
     if unclear is not None:
         return unclear
@@ -107,29 +152,75 @@ def _expanded(word: str, workload: Workload) -> str:
     return _VARIABLE.sub(value, word)
 
 
-def _without_shells(script: Script | None, workload: Workload) -> Script | None:
+def _without_shells(groups: _Groups | None, workload: Workload) -> _Groups | None:
     """Replace every `sh -c` by the commands of its script."""
-    if script is None:
-        return None
-    found = Script()
-    for number, group in enumerate(script.groups):
-        beside: list[Words] = []
-        into = found.foreground if number == 0 else beside
+    found: _Groups = [[]]
+    for number, group in enumerate(groups or ()):
+        into: list[_Words] = found[0] if number == 0 else []
         for words in group:
             program, rest = _unwrap(words)
-            inner: Script | None = Script([words])
+            inner: _Groups | None = [[words]]
             flags = [n for n, word in enumerate(rest) if re.fullmatch(r"-[a-z]*c", word)]
             # Without -c it is a script in the image, which cannot be read.
             if program in PROGRAMS["shells"] and flags and flags[0] + 1 < len(rest):
                 text = _expanded(rest[flags[0] + 1], workload)
-                inner = _without_shells(read_script(text), workload)
+                inner = _without_shells(_read_script(text), workload)
             if inner is None:
                 return None
-            into += inner.foreground
-            found.background += inner.background
-        if number > 0:
-            found.background.append(beside)
-    return found
+            into += inner[0]
+            found += inner[1:]
+        found += [into] if number else []
+    return found if groups is not None else None
+
+
+def _read_script(text: str) -> _Groups | None:
+    """Return the commands of a script; None if it cannot be followed.
+
+    Functions, cases, groups and subshells are not followed, nor a loop that starts commands in
+    the background: the text does not show how many.
+    """
+    lexer = shlex.shlex(
+        _COMMENT.sub("", text.replace("\\\n", " ")), posix=True, punctuation_chars=_PUNCTUATION
+    )
+    lexer.commenters, lexer.whitespace, lexer.whitespace_split = "", " \t\r", True
+    try:
+        tokens = list(lexer)
+    except ValueError:
+        return None
+    if any(
+        token in _NOT_FOLLOWED or "`" in token or "$(" in token or token.endswith("$")
+        for token in tokens
+    ):
+        return None
+    groups: _Groups = [[]]
+    pending, words = list[_Words](), list[str]()
+    skip = False
+    for token in [*tokens, ";"]:
+        is_operator = bool(token) and not set(token) - set(_PUNCTUATION)
+        if skip or not is_operator:
+            # The word after < or > is a file.
+            words += [] if skip else [token]
+            skip = False
+        elif "(" in token or ")" in token:
+            return None
+        elif "<" in token or ">" in token:
+            skip = True
+        else:
+            while words and words[0] in _KEYWORDS:
+                words = [] if words[0] == "for" else words[1:]
+            pending += [tuple(words)] if words else []
+            words = []
+            # The operator decides where the pending commands go.
+            rest = token.replace("\n", ";").replace("&&", "").replace("||", "")
+            if "|" in rest or "&" in rest:
+                # A pipe starts its last command alone, & starts them all.
+                started = pending[-1:] if "|" in rest else pending
+                groups.append(started)
+                pending = pending[: len(pending) - len(started)]
+            elif ";" in rest and "&&" not in token and "||" not in token:
+                groups[0] += pending
+                pending = []
+    return None if groups[1:] and _LOOPS & set(tokens) else groups
 
 
 def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -156,9 +247,9 @@ def _unwrap(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _started_by(words: Sequence[str]) -> Sequence[str] | None:
     """Return the command that a wrapper, waiter or script starts; None if it is a program itself."""
     program, rest = _program(words[0]), words[1:]
-    if program in WRAPPERS:
+    if program in _WRAPPERS:
         # Options stand before each of the wrapper's own words, and before the program.
-        for taken in (*[1] * WRAPPERS[program], 0):
+        for taken in (*[1] * _WRAPPERS[program], 0):
             while rest and rest[0].startswith("-"):
                 rest = rest[1:]
             rest = rest[taken:]
@@ -175,7 +266,7 @@ def _started_by(words: Sequence[str]) -> Sequence[str] | None:
     is_script = words[0].endswith(".sh") or "entrypoint" in words[0] or after > 1
     if program in _KNOWN or not is_script or after >= len(words):
         return None
-    is_command = _program(words[after]) in {*_KNOWN, *PROGRAMS["clients"], *WRAPPERS}
+    is_command = _program(words[after]) in {*_KNOWN, *PROGRAMS["clients"], *_WRAPPERS}
     return words[after:] if is_command else None
 
 
@@ -193,7 +284,7 @@ def _program(word: str) -> str:
 # -- what a command starts ------------------------------------------------------------------
 
 
-def _of_command(words: Words, workload: Workload) -> ProcessCount:
+def _of_command(words: _Words, workload: Workload) -> ProcessCount:
     program, arguments = _unwrap(words)
     module = program[3:].partition(".")[0] if program.startswith("-m ") else program
     before = words if "export" in words else words[: len(words) - len(arguments)]
