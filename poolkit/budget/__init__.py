@@ -6,8 +6,10 @@
     signs, software                        variables and images -> clients, servers, poolers
     inventory, pools, own_servers          workloads -> services, poolers, databases
     verdict, suggestions                   their ceilings -> budget -> verdict and ways out
-    report/                                budget -> terminal, JSON, Markdown, annotations, SARIF
+    answers                                options and entries for what the files do not show
+    live, run_check                        a server's or a run's connections against the ceilings
+    report/                                budgets -> terminal, JSON, Markdown, annotations, SARIF
 
-In come paths and options (`command.Options`); out goes a `verdict.Budget`. docs/budget.md explains
+In come paths and options (`command.Options`); out go `verdict.Budgets`. docs/budget.md explains
 every number. A number that cannot be determined stays unknown, and is never added up as a number.
 """

@@ -8,6 +8,7 @@ shown to fit".
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.limits import smallest_class
@@ -133,13 +134,8 @@ def _ceiling(part: _Part, budget: Budget) -> int | None:
 
 def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
     """Return the largest number from 1 to `highest` that fits, if every smaller one fits too."""
-    if highest < 1 or not fits(1):
-        return None
-    low, high = 1, highest
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    numbers = range(1, highest + 1)
+    return bisect_left(numbers, True, key=lambda value: not fits(value)) or None
 
 
 # -- smaller numbers ------------------------------------------------------------------------
@@ -233,11 +229,8 @@ def _other_servers(budget: Budget, room: int) -> Iterator[Suggestion]:
         return _fits(_with_limit(budget, limit, carried=None))
 
     # A proxy's share grows with max_connections, so some are not enough at any size.
-    value = _MOST_OF_POSTGRES if fits(_MOST_OF_POSTGRES) else None
-    while value is not None and low + 1 < value:
-        middle = (low + value) // 2
-        low, value = (low, middle) if fits(middle) else (middle, value)
-    if value is not None:
+    if fits(_MOST_OF_POSTGRES):
+        value = low + bisect_left(range(low, _MOST_OF_POSTGRES), True, key=fits)
         reserved = database.reserved.value or 0
         text = f"database: max_connections at least {value:,}"
         text += f" ({value - reserved:,} and {reserved} reserved)"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 VERSION = 2
 """The version of the JSON; it changes if a key is removed or changes its meaning."""
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-_INTERNAL = {"resource", "resources", "hosts", "leads_to", "server_hosts", "login"}
+_INTERNAL = {"each", "resource", "resources", "hosts", "leads_to", "server_hosts", "login"}
 
 Level: TypeAlias = Literal["error", "warning", "note"]
 
@@ -43,17 +43,9 @@ Level: TypeAlias = Literal["error", "warning", "note"]
 
 def as_json(budgets: Budgets, *, status: int) -> dict[str, Any]:
     """Return what `--json` prints; docs/budget.md describes every key."""
-    return {
-        "version": VERSION,
-        "verdict": budgets.verdict,
-        "exit_status": status,
-        "headline": summary(budgets),
-        "environment": budgets.environment or None,
-        "databases": [_of_database(budget) for budget in budgets.each],
-        "not_counted": _plain(budgets.not_counted),
-        "unread": _plain(budgets.unread),
-        "checks": _plain(budgets.checks),
-    }
+    found: dict[str, Any] = {"version": VERSION, "exit_status": status}
+    found |= {"verdict": budgets.verdict, "headline": summary(budgets), **_plain(budgets)}
+    return {**found, "databases": [_of_database(budget) for budget in budgets.each]}
 
 
 def _of_database(budget: Budget) -> dict[str, Any]:
