@@ -341,10 +341,8 @@ class _Plan:
             ):
                 limit_of = cloud_sql_limit if node.type.startswith("google") else azure_limit
                 limit = limit_of(engine, size, settings, node.where)
-            keys = (self.key(name),)
-            yield Database(
-                name=name, kind=node.type, where=node.where, resources=keys, **vars(limit)
-            )
+            kind, keys = table("terraform")["servers"][node.type], (self.key(name),)
+            yield Database(name=name, kind=kind, where=node.where, resources=keys, **vars(limit))
 
     def named_by_platform(self, part: Any) -> Any:
         """Return a database or pooler with its own name, and the hosts that other files know it by."""
