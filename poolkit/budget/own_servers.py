@@ -35,6 +35,7 @@ _SETTING = re.compile(
 )
 _KINDS = {"postgres": "PostgreSQL", "mysql": "MySQL"}
 _COMMENT = re.compile(r"#.*")
+_POOL_SIZE = re.compile(r"\bpool_size\s*=\s*(\d+)")
 _HOST = re.compile(r"\bhost\s*=\s*([\w.-]+)")
 
 
@@ -94,9 +95,10 @@ def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quan
     size, spare, most, clients = (_setting(workload, ini, *each) for each in _DEFAULTS.items())
     # Without a pgbouncer.ini, the images' variables name one database and one user.
     databases: int | None = 1
-    has_forced_users = True
+    has_forced_users, own_sizes = True, list[int]()
     if ini:
         listed = ini.get("databases", {})
+        own_sizes = [int(each) for text in listed.values() for each in _POOL_SIZE.findall(text)]
         # A * stands for any number of databases.
         databases = None if not listed or "*" in listed else len(listed)
         has_forced_users = all(re.search(r"\buser\s*=", text) for text in listed.values())
@@ -114,7 +116,8 @@ def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quan
             "set max_db_connections"
         )
         return unknown(reason, workload.where), clients
-    each = (size.value or 0) + (spare.value or 0)
+    # A database may have a larger pool of its own.
+    each = max(size.value or 0, *own_sizes, 0) + (spare.value or 0)
     origin = f"{pools} pool(s) x {each}: {size.origin}"
     return known(pools * each, origin, workload.where), clients
 

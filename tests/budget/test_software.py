@@ -291,3 +291,10 @@ def test_the_server_behind_a_pooler():
     ini = "[databases]\na = host=db2 user=x\n[pgbouncer]\n"
     found = container("x/pgbouncer", mounted={"p.ini": ini}, DATABASE_URL="postgres://u@db1/a")
     assert own_pooler(found, None).server_hosts == ("db1", "db2")
+
+
+def test_a_database_of_pgbouncer_may_have_a_pool_of_its_own():
+    """The largest counts for each pair of database and user."""
+    ini = "[databases]\na = host=db user=x pool_size=50\nb = host=db user=x\n[pgbouncer]\n"
+    found = own_pooler(container("x/pgbouncer", mounted={"p.ini": ini}), None)
+    assert found.server_connections.value == 100
