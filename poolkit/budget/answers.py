@@ -23,6 +23,7 @@ pool = 10
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,7 +92,7 @@ class Answer(NamedTuple):
 
     def entry(self, name: str) -> str:
         """Return the line of the file; empty if it has none."""
-        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
+        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
         value = f'"{self.form}"' if self.table == "services" else self.form
         return f"{self.table}.{key} = {value}" if self.table else ""
 
@@ -133,7 +134,7 @@ def write_answers(project: Project, options: Options, budgets: Budgets) -> list[
         Lines about what was written, and about entries that are about nothing in these files.
 
     Raises:
-        ConfigurationError: the file is no TOML, or one of its tables is an inline one.
+        ConfigurationError: the file is no TOML, has an inline table, or cannot be written.
     """
     import tomlkit  # noqa: PLC0415  (for this option only)
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415  (the same)
@@ -164,9 +165,9 @@ def write_answers(project: Project, options: Options, budgets: Budgets) -> list[
             elif name not in entries:
                 entries[name] = OPEN
                 entries[name].comment(unknown[kind, name])
-    except (TOMLKitError, ValueError) as error:
+        file.write_bytes(tomlkit.dumps(document).encode())
+    except (TOMLKitError, ValueError, OSError) as error:
         raise ConfigurationError(f"{file}: the answers cannot be written: {error}") from None
-    file.write_bytes(tomlkit.dumps(document).encode())
     existing = {each.name for each in budgets.not_counted}
     existing |= {each.database.name for each in budgets.each}
     existing |= {service.name for each in budgets.each for service in each.services}
