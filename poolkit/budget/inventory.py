@@ -24,7 +24,7 @@ from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
 from poolkit.budget.signs import SERVERS, database_signs, hosts_in
 from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
-from poolkit.budget.terraform.workloads import describe_terraform
+from poolkit.budget.terraform.workloads import describe_terraform, without_copies
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
             named,
         ),
         read_by(lambda each: describe_compose(each, given, known_software), files.compose, named),
-        *map(describe_terraform, files.terraform),
+        *map(describe_terraform, without_copies(files.terraform)),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
     databases = [each for found in described for each in found.databases]

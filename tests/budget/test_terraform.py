@@ -768,6 +768,20 @@ def test_a_plan_of_terraform_itself(folder):
     assert "hunter2" not in str([node.values for node in nodes.values()])
 
 
+def test_a_state_beside_its_plan_is_not_counted_twice(folder):
+    """The plan has everything of the state; a state of another environment has other ids."""
+    client = function(variables={"DB_HOST": HOST}, id="api")
+    root = Module(*rds(address=HOST, id="db-1"), client)
+    folder.write("plan.json", root.plan())
+    folder.write("state.json", root.state())
+    assert folder.budget(services=("api=1+0",)).needed == 44
+    other = Module(
+        *rds(address=f"test-{HOST}", id="db-2"), resource("random_string.a", {"id": "none"})
+    )
+    folder.write("state.json", other.state())
+    assert len(folder.budgets(services=("api=1+0",)).each) == 2
+
+
 # -- files ------------------------------------------------------------------------------------
 
 

@@ -116,7 +116,7 @@ class Graph:
             todo += [(f"{scope}module.{name}.", _dict(each)) for name, each in inner.items()]
         changes = [*map(_dict, _list(document.at("resource_changes")))]
         change_of = {str(each.get("address")): each.get("change") for each in changes}
-        for path, found in _resources(document):
+        for path, found in resources(document):
             address = str(found.get("address"))
             unkeyed = re.sub(_KEY, "", address)
             change, config = change_of.get(address), configured.get(unkeyed, {})
@@ -269,7 +269,7 @@ class Graph:
         return Reference(self.stack, found.pop(), "id")
 
 
-def _resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]:
+def resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]:
     """Return each resource of a plan or state with its path."""
     roots = (("planned_values",), ("values",), ("prior_state", "values"))
     todo: list[ValuePath] = [(*root, "root_module") for root in roots]

@@ -34,7 +34,7 @@ from poolkit.budget.read.parameters import Environment
 from poolkit.budget.read.values import Reference, Unknown, get_path, references, why_unknown
 from poolkit.budget.software import is_no_client
 from poolkit.budget.tables import table
-from poolkit.budget.terraform.graph import Graph
+from poolkit.budget.terraform.graph import Graph, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +74,20 @@ def is_terraform(data: Any) -> bool:
     # Without a root module it is the state of nothing.
     is_empty = isinstance(data, dict) and data.keys() == {"format_version"}
     return is_empty or any(isinstance(each, dict) for each in roots)
+
+
+def without_copies(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents without the states that a plan among them is made for."""
+    plans = {each.file for each in documents if each.at("planned_values")}
+    planned = set[Any]().union(*(_identified(each) for each in documents if each.file in plans))
+    return [each for each in documents if each.file in plans or not planned & _identified(each)]
+
+
+def _identified(document: Document) -> set[tuple[str, str]]:
+    """Return the address and id of each resource that exists."""
+    every = [each for _, each in resources(document) if each.get("mode") != "data"]
+    found = [(str(each.get("address")), str(get_path(each, "values", "id"))) for each in every]
+    return {(address, name) for address, name in found if name not in ("None", "none")}
 
 
 def describe_terraform(document: Document) -> Description:
@@ -194,7 +208,7 @@ class _Plan:
 
     def template(self) -> dict[str, Any]:
         """Return the resources as a CloudFormation template has them."""
-        resources: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for address, node in self.nodes.items():
             rule = _rule("cloudformation", node.type)
             if rule is None or node.is_data:
@@ -208,9 +222,9 @@ class _Plan:
                     _put(properties, target, value)
             owner = properties.get(rule.get("part_of"))
             name = f"{owner.logical_id} targets" if isinstance(owner, Reference) else address
-            whole = resources.setdefault(name, {"Type": rule["type"], "Properties": {}})
+            whole = found.setdefault(name, {"Type": rule["type"], "Properties": {}})
             whole["Properties"].update(properties)
-        return resources
+        return found
 
     def manifests(self) -> Iterator[Document]:
         """Return the resources that run containers as manifests, with their addresses as files."""
