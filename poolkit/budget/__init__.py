@@ -2,6 +2,7 @@
 
     read/                                  files -> documents, parameters, values
     cloudformation/, kubernetes/, compose/ documents -> workloads, databases, poolers
+    terraform/                             plans, states -> templates and manifests -> the same
     processes                              command lines -> number of processes
     signs, software                        variables and images -> clients, servers, poolers
     inventory, pools, own_servers          workloads -> services, poolers, databases
