@@ -687,6 +687,27 @@ def test_a_state_of_ecs(folder, ceilings):
     assert ceilings(folder.budget("state.json", services=("web=2+0",))) == {"web": 60}
 
 
+def test_services_of_one_name_in_two_clusters(folder):
+    """Each has the autoscaling of its own cluster: 10 and 4 tasks."""
+    parts = []
+    for cluster, most in ("a", 10), ("b", 4):
+        arn = f"arn:aws:ecs:eu-west-1:111122223333:service/{cluster}/web"
+        task, service = ecs(json.dumps(containers(DB_HOST=HOST)), id=arn, cluster=cluster)
+        values = {
+            **SCALING["values"],
+            "resource_id": f"service/{cluster}/web",
+            "max_capacity": most,
+        }
+        parts += [
+            {**task, "address": f"aws_ecs_task_definition.{cluster}"},
+            {**service, "address": f"aws_ecs_service.{cluster}"},
+            resource(f"aws_appautoscaling_target.{cluster}", values),
+        ]
+    folder.write("state.json", Module(*rds(address=HOST), *parts).state())
+    found = folder.budget("state.json").services
+    assert {each.instances.value for each in found} == {10, 4}
+
+
 def test_a_state_of_google_cloud(folder):
     """(4 + 4) x 2 x 5 by the connection name in a variable."""
     database = {**CLOUD_SQL["values"], "connection_name": "shop:europe-west1:db"}

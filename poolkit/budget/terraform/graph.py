@@ -152,7 +152,9 @@ class Graph:
             value = _filled(*parts, expressions.get(name), partial(self._open, node, name))
             node.values[name] = value
             if isinstance(value, str) and name in ("id", "arn", *table("terraform")["names"]):
-                self._named[node.type, value].append(node.address)
+                # An ARN ends in the id that other services use: service/main/web.
+                for text in {value, value.rpartition(":")[2]}:
+                    self._named[node.type, text].append(node.address)
         every = [expressions, {"references": node.config.get("depends_on") or []}]
         node.refers_to |= self._resolved(node.names(every))[0] - {node.address}
 
