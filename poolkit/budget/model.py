@@ -107,15 +107,17 @@ class Overlap:
 
     def more(self, instances: int | None) -> int | None:
         """Return the number of additional instances; None if it is unknown."""
-        if self.kind == "none" or (self.kind != "unknown" and self.amount == 0):
-            return 0
+        if self.kind == "count" or (self.kind != "unknown" and self.amount == 0):
+            return self.amount
         if self.kind == "unknown" or instances is None:
             return None
-        if self.kind == "count":
-            return self.amount
-        if self.kind == "percent":
-            return instances * self.amount // 100
-        return -(-instances * self.amount // 100)
+        shares = instances * self.amount
+        return -(-shares // 100) if self.kind == "surge_percent" else shares // 100
+
+    def together(self, instances: Quantity) -> str:
+        """Return the instances and the additional ones, as a part of a formula."""
+        more = self.more(instances.value)
+        return str(instances) if more == 0 else f"({instances} + {'?' if more is None else more})"
 
 
 # -- what the readers produce ---------------------------------------------------------------
@@ -314,9 +316,7 @@ class Pooler:
         if self.percent is not None:
             shown = "?" if max_connections is None else f"{max_connections:,}"
             return f"{self.percent} % of {shown}"
-        more = self.overlap.more(self.instances.value)
-        together = str(self.instances) if more == 0 else f"({self.instances} + {more or '?'})"
-        return f"{together} x {self.server_connections}"
+        return f"{self.overlap.together(self.instances)} x {self.server_connections}"
 
 
 @dataclass(frozen=True)
@@ -402,33 +402,22 @@ class Service:
     @property
     def ceiling(self) -> int | None:
         """The ceiling while old and new instances run together."""
-        more = self.overlap.more(self.instances.value)
-        instances = total(self.instances.value, more)
+        instances = total(self.instances.value, self.overlap.more(self.instances.value))
         return product(instances, self.processes.value, self.per_process)
 
     @property
     def numbers(self) -> Mapping[str, Quantity]:
         """The numbers of the formula, by name."""
-        return {
-            "instances": self.instances,
-            "processes": self.processes,
-            "pool_size": self.pool_size,
-            "max_overflow": self.max_overflow,
-        }
+        names = ("instances", "processes", "pool_size", "max_overflow")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def formula(self) -> str:
         """The ceiling's formula with its numbers."""
-        more = self.overlap.more(self.instances.value)
-        together = str(self.instances)
-        if more != 0:
-            together = f"({self.instances} + {'?' if more is None else more})"
-        parts = [together]
-        if self.processes.value != 1:
-            parts.append(str(self.processes))
+        processes = "" if self.processes.value == 1 else f" x {self.processes}"
         pool = f"({self.pool_size} + {self.max_overflow})"
-        parts.append(str(self.pool_size) if self.max_overflow.value == 0 else pool)
-        return " x ".join(parts)
+        pool = str(self.pool_size) if self.max_overflow.value == 0 else pool
+        return f"{self.overlap.together(self.instances)}{processes} x {pool}"
 
     def number(self, name: str) -> int | None:
         """Return a number of the formula by its name, or `per_process`."""
@@ -483,9 +472,9 @@ class Options:
         Raises:
             BudgetError: a number is negative, or two options contradict each other.
         """
-        for name in ("migrations", "operators", "reserve", "max_connections", "pgbouncer_pools"):
-            value = getattr(self, name)
-            if value is not None and value < int(name in ("max_connections", "pgbouncer_pools")):
+        least = {"migrations": 0, "operators": 0, "reserve": 0}
+        for name, lowest in {**least, "max_connections": 1, "pgbouncer_pools": 1}.items():
+            if (value := getattr(self, name)) is not None and value < lowest:
                 raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
         given = ("database_url", "max_connections", "instance_class")
         several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]

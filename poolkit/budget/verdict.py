@@ -111,21 +111,18 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """True if the known ceilings are more than the most connections that can be available."""
-        bounds = self.database.bounds
-        if bounds is None:
-            return False
         # A proxy's share grows with max_connections.
-        highest = max(self.max_connections or 0, self.database.highest or 0)
-        return self._known_at(highest) > bounds[1]
+        bounds, limit = self.database.bounds, self.max_connections or 0
+        return bounds is not None and bounds[1] < self._known_at(
+            max(limit, self.database.highest or limit)
+        )
 
     @property
     def is_close(self) -> bool:
         """True if it depends on the error of an estimated limit whether the known ceilings fit."""
-        bounds = self.database.bounds
-        if bounds is None or self.is_over:
-            return False
-        limit, lowest = self.max_connections or 0, self.database.lowest
-        return self._known_at(limit if lowest is None else min(limit, lowest)) > bounds[0]
+        bounds, limit = self.database.bounds, self.max_connections or 0
+        lowest = min(limit, self.database.lowest or limit)
+        return bounds is not None and not self.is_over and self._known_at(lowest) > bounds[0]
 
     @property
     def verdict(self) -> Verdict:
