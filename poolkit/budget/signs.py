@@ -100,7 +100,11 @@ def engines_besides(workload: Workload, engines: Collection[str]) -> str:
 
 def sign(name: str, variable: Variable) -> Sign | None:
     """Return what a variable shows about a database; None if it is about something else."""
-    text = (variable.partly if variable.text is None else variable.text).strip()
+    return _sign(name, (variable.partly if variable.text is None else variable.text).strip())
+
+
+@functools.cache
+def _sign(name: str, text: str) -> Sign | None:
     engine = _engine_of_url(text)
     if engine in SERVERS:
         return Sign(name, engine)

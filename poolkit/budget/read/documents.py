@@ -35,7 +35,7 @@ _MOST_VALUES = 1_000_000
 _DEEPEST = 150
 _TEXT = ("!", "tag:yaml.org,2002:str")
 _TEXT_TAGS = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = SafeConstructor()
 _SPACE = re.compile(r"\s*")
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -292,19 +292,19 @@ def _nodes(text: str) -> Iterator[_Node]:
     """
     around: list[_Node] = []
     anchors: dict[str | None, _Node] = {}
-    events: Any = yaml.parse(text, Loader=_LOADER)
-    for event in events:
+    # Not by yaml.parse, which asks for each event twice.
+    for event in iter(_LOADER(text).get_event, None):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.NodeEvent):
-            if isinstance(event, yaml.AliasEvent):
-                if event.anchor not in anchors:
-                    raise _error(line, f"the alias *{event.anchor} has no anchor")
-            else:
-                is_key = around[-1].value is dict and len(around[-1].parts) % 2 == 0
-                anchors[event.anchor] = _node(event, line, is_key=is_key)
-            around[-1].parts.append(anchors[event.anchor])
+            is_alias = type(event) is yaml.AliasEvent
+            node = anchors.get(event.anchor) if is_alias else _node(event, line, around[-1])
+            if node is None:
+                raise _error(line, f"the alias *{event.anchor} has no anchor")
+            if event.anchor:
+                anchors[event.anchor] = node
+            around[-1].parts.append(node)
             if isinstance(event, yaml.CollectionStartEvent):
-                around.append(anchors[event.anchor])
+                around.append(node)
         elif isinstance(event, yaml.DocumentStartEvent):
             around, anchors = [_Node(line, list, [])], {}
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -315,11 +315,11 @@ def _nodes(text: str) -> Iterator[_Node]:
             raise _error(line, "nested too deeply")
 
 
-def _node(event: Any, line: int, *, is_key: bool) -> _Node:
-    if not isinstance(event, yaml.ScalarEvent):
-        kind = dict if isinstance(event, yaml.MappingStartEvent) else list
+def _node(event: Any, line: int, parent: _Node) -> _Node:
+    if type(event) is not yaml.ScalarEvent:
+        kind = dict if type(event) is yaml.MappingStartEvent else list
         return _Node(line, kind, [], _function(event.tag))
-    if is_key:
+    if parent.value is dict and len(parent.parts) % 2 == 0:
         is_merge = event.value == "<<" and not event.style
         return _Node(line, _MERGE if is_merge else event.value)
     return _Node(line, _scalar(event), (), _function(event.tag))
