@@ -33,8 +33,8 @@ class Software:
     name: str
     images: tuple[str, ...]
     role: Literal["server", "pooler", "client", "none"]
-    engine: str = ""
-    """The engine of a server."""
+    engine: str = "postgres"
+    """The engine, if it is a server."""
     pool: tuple[str, ...] = ()
     """The variables that set the most connections of one process, or a server's max_connections."""
     default: int | None = None

@@ -37,8 +37,8 @@ class Stage:
     variables: Mapping[str, Variable] = field(default_factory=dict)
 
 
-def built_from(build: Mapping[str, Any]) -> Stage | None:
-    """Return the stage that `build` of a compose service ends with; None if it cannot be read."""
+def built_from(build: Mapping[str, Any]) -> Stage:
+    """Return the stage that `build` of a compose service ends with, an empty one if it cannot be read."""
     file = Path(str(build["context"])) / str(build.get("dockerfile") or "Dockerfile")
     text = build.get("dockerfile_inline") or read_if_there(file)
     return _last_stage(str(text), str(file), build)
@@ -53,7 +53,7 @@ def read_if_there(name: Any) -> str:
         return ""
 
 
-def _last_stage(text: str, file: str, build: Mapping[str, Any]) -> Stage | None:
+def _last_stage(text: str, file: str, build: Mapping[str, Any]) -> Stage:
     given = build.get("args") or {}
     if isinstance(given, list):
         given = {key: text for key, _, text in (str(each).partition("=") for each in given)}
@@ -90,7 +90,7 @@ def _last_stage(text: str, file: str, build: Mapping[str, Any]) -> Stage | None:
             variables = _environment(rest, str(where), arguments, stage.variables)
             stage = replace(stage, variables=variables)
         stages[-1] = (own, stage)
-    return stages[-1][1] if stages else None
+    return stages[-1][1] if stages else Stage()
 
 
 def _environment(

@@ -94,7 +94,7 @@ class _Service:
         """Return the service as a workload."""
         document, path = self.document, ("services", self.name)
         build = self.service.get("build")
-        stage = built_from(self._filled_in(build)) if isinstance(build, dict) else None
+        stage = built_from(self._filled_in(build)) if isinstance(build, dict) else Stage()
         variables, unread = self._environment(stage)
         command, command_origin = self._command(stage)
         own = document.where(*path)
@@ -110,6 +110,7 @@ class _Service:
         aliases = [str(name) for each in networks for name in _listed(get_path(each, "aliases"))]
         keys = ("hostname", "container_name")
         own_names = [self._filled(str(self.service[key]))[0] for key in keys if key in self.service]
+        image = self._filled(str(self.service.get("image") or ""), "?")[0]
         return Workload(
             name=self.name,
             platform="compose service",
@@ -119,13 +120,13 @@ class _Service:
             overlap=self._overlap(),
             variables=variables,
             # The name of an image that is built here shows nothing of its content.
-            image="" if stage else self._filled(str(self.service.get("image") or ""), "?")[0],
+            image="" if stage.base_image else image,
             command=command,
             command_origin=command_origin,
             unread_variables=unread,
             mounted=self._mounted(),
             hosts=(self.name, *own_names, *aliases),
-            base_image=stage.base_image if stage else "",
+            base_image=stage.base_image,
         )
 
     def sign_of(self, own: Workload, other: _Service, server: Workload) -> Evidence | None:
@@ -143,7 +144,7 @@ class _Service:
         where, is_network = self.document.where("services", self.name, key), key == "networks"
         return Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)
 
-    def _command(self, stage: Stage | None) -> tuple[tuple[str, ...] | None, str]:
+    def _command(self, stage: Stage) -> tuple[tuple[str, ...] | None, str]:
         """Return the words of entrypoint and command, its own or the Dockerfile's, and the origin."""
         own: dict[str, tuple[str, ...]] = {}
         for key in ("entrypoint", "command"):
@@ -159,12 +160,10 @@ class _Service:
                 own[key] = tuple(filled)
         path = ("services", self.name)
         origin = self.document.where(*path, "command" if "command" in own else "entrypoint")
-        if stage is None or "entrypoint" in own:
-            words = own.get("entrypoint", ()) + own.get("command", ())
-        else:
-            words = (stage.entrypoint or ()) + own.get("command", stage.command or ())
-            origin = origin if "command" in own else stage.where or origin
-        return words or None, str(origin)
+        if "entrypoint" in own:
+            return own["entrypoint"] + own.get("command", ()) or None, str(origin)
+        words = (stage.entrypoint or ()) + own.get("command", stage.command or ())
+        return words or None, str(origin if "command" in own else stage.where or origin)
 
     def _mounted(self) -> dict[str, str]:
         """Return the texts of its configuration files by their names."""
@@ -179,9 +178,9 @@ class _Service:
                 mounted[name] = read_if_there(name)
         return mounted
 
-    def _environment(self, stage: Stage | None) -> tuple[dict[str, Variable], str]:
+    def _environment(self, stage: Stage) -> tuple[dict[str, Variable], str]:
         """Return the variables, and the source of others that could not be read."""
-        found: dict[str, Variable] = dict(stage.variables) if stage else {}
+        found: dict[str, Variable] = dict(stage.variables)
         unread = ""
         for each in self.service.get("env_file") or ():
             file = Path(self._filled(each)[0])
