@@ -228,6 +228,16 @@ def test_a_nested_template_is_found_by_the_end_of_its_url(folder, ceilings, more
         assert (ceilings(budget), budget.unread) == ({"Fn": 5}, ())
 
 
+def test_a_nested_template_may_stand_in_a_folder_beside_the_parents(folder, ceilings):
+    """The end of the URL has the folder, which is looked for above the parent too."""
+    url = "https://s3.amazonaws.com/bucket/latest/templates/app.yaml"
+    host = "!GetAtt Db.Endpoint.Address"
+    folder.write("samples/parent.yaml", stack(DATABASE, PARENT % ("App", "", url, host)))
+    folder.write("templates/app.yaml", stack(INNER, parameters="  Host: {Type: String}\n"))
+    budget = folder.budget()
+    assert (ceilings(budget), budget.unread) == ({"Fn": 5}, ())
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_parameter_may_be_the_output_of_a_stack_that_comes_later(folder, order):
     """The order of the resources decides nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,12 +208,15 @@ def _nested_file(document: Document, found: Any, url: str) -> Path | None:
     A template is deployed from S3, and its file mostly stands in the same repository.
     """
     asset = get_path(found, "Metadata", "aws:asset:path")
+    folder = document.path.parent
     for written in _FILE.findall(asset if isinstance(asset, str) else url):
         parts = written.split("/")
-        for number in range(len(parts)):
-            path = document.path.parent.joinpath(*parts[number:])
-            if path.is_file() and path.resolve() != document.path.resolve():
-                return path
+        # Beside the parent a name is enough; in folders above it, the end has a folder too.
+        for above, least in ((".", 1), ("..", 2), ("../..", 2)):
+            for number in range(len(parts) + 1 - least):
+                path = Path(os.path.normpath(folder.joinpath(above, *parts[number:])))
+                if path.is_file() and path.resolve() != document.path.resolve():
+                    return path
     return None
 
 
