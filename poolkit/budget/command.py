@@ -74,10 +74,12 @@ def compute_budget(options: Options) -> Budgets:
     inventory = take_inventory(files, environment, options)
     databases = _databases(inventory.databases, options)
     names = {each.name for each in databases}
+    # Without a database of the files, every client counts for the one that the options give.
+    is_given = names.isdisjoint(each.name for each in inventory.databases)
     of_others = [
         NotCounted.of(each.part, "it connects to another database")
         for each in inventory.clients
-        if options.database and not each.may_use(names)
+        if not is_given and not each.may_use(names)
     ]
     common: dict[str, Any] = {
         "not_counted": (*inventory.not_counted, *of_others, *left_out, *files.not_read),
@@ -86,8 +88,9 @@ def compute_budget(options: Options) -> Budgets:
     }
     budgets = []
     for database in databases:
-        clients = [each for each in inventory.clients if each.may_use({database.name})]
-        poolers = [each for each in inventory.poolers if each.may_use({database.name})]
+        own = {database.name}
+        clients = [each for each in inventory.clients if is_given or each.may_use(own)]
+        poolers = [each for each in inventory.poolers if is_given or each.may_use(own)]
         budget = Budget(
             database=database,
             services=tuple(each.part for each in clients),
@@ -118,8 +121,9 @@ def _databases(found: Sequence[Database], options: Options) -> list[Database]:
         BudgetError: the named database does not exist, or a limit is given for one of several.
     """
     databases = []
+    ignored = {*options.ignored, *options.answers.ignore}
     for each in found:
-        if options.database in ("", each.name):
+        if options.database in ("", each.name) and each.name not in ignored:
             database = with_classes(each, options.answers.classes)
             if each.name in options.answers.databases:
                 origin = f"{options.answers.origin} databases.{each.name}"

@@ -143,7 +143,6 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         if name not in names and not is_answer and (workloads or name not in assignments):
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
-    databases = [each for each in databases if each.name not in ignored]
     servers = _Servers(poolers, databases, described, known_software)
     counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
     if not workloads:

@@ -431,3 +431,23 @@ def test_a_client_of_one_of_several_servers_makes_none_too_small(folder):
     assert {each.verdict for each in found.each} == {"cannot be shown to fit"}
     assert "orders, users" in found.each[0].gaps[0].reason
     assert folder.budgets(services=("web=50+0x1",)).verdict == "fits"
+
+
+def test_a_client_of_an_ignored_database_is_left_out_with_it(folder, ceilings):
+    """The others count for theirs, and all for a given limit if no database is left."""
+    folder.write(
+        "compose.yaml",
+        """
+        services:
+          orders: {image: "postgres:17"}
+          users: {image: "postgres:17"}
+          web: {image: example.org/web, environment: {DATABASE_URL: "postgresql://app@orders/app"}}
+          sso: {image: example.org/sso, environment: {DATABASE_URL: "postgresql://app@users/app"}}
+        """,
+    )
+    services = ("web=60+0x1", "sso=60+0x1")
+    found = folder.budget(services=services, ignored=("users",))
+    assert (ceilings(found), found.verdict) == ({"web": 60}, "fits")
+    assert [each.name for each in found.not_counted] == ["sso"]
+    both = folder.budget(services=services, ignored=("users", "orders"), max_connections=500)
+    assert ceilings(both) == {"web": 60, "sso": 60}
