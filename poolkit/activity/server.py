@@ -38,10 +38,13 @@ CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 2_000
 RECONNECT_EVERY_S = 0.25
 
+# Amazon RDS reserves connections for its own roles too, with settings of its own.
 _LIMITS = """
 SELECT current_setting('max_connections')::int,
        current_setting('superuser_reserved_connections')::int,
-       coalesce(current_setting('reserved_connections', true)::int, 0),
+       (SELECT coalesce(sum(nullif(current_setting(name, true), '')::int), 0)::int
+          FROM unnest(ARRAY['reserved_connections', 'rds.rds_superuser_reserved_connections',
+                            'rds.rds_reserved_connections']) AS name),
        current_setting('server_version'),
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
        current_user, pg_backend_pid()

@@ -4,6 +4,7 @@ import gzip
 import json
 import tomllib
 from pathlib import Path
+from urllib.parse import quote
 
 import moto
 import pytest
@@ -521,6 +522,15 @@ def test_the_server_itself_is_asked(folder, postgres):
     answer = folder.run("compose.yaml", "--database-url", url, "--service", "web=5+10x2@4")
     assert answer.returncode == 1
     assert "SHOW max_connections" in answer.stdout
+
+
+def test_the_server_of_rds_reports_its_own_reserves(folder, postgres):
+    """RDS's settings stand beside PostgreSQL's, and all of them are subtracted."""
+    folder.write("compose.yaml", "services:\n  web: {image: x, environment: {PGHOST: db}}\n")
+    reserves = "-c rds.rds_superuser_reserved_connections=2 -c rds.rds_reserved_connections=4"
+    url = f"{postgres.admin_url('postgres', 'psycopg2')}?options={quote(reserves)}"
+    budget = folder.budget(database_url=url, services=("web=5+10x2@3",))
+    assert (budget.max_connections, budget.available) == (100, 91)
 
 
 def test_an_unreachable_server_is_one_line(folder):
