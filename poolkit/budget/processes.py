@@ -66,7 +66,7 @@ _TAKES_NO_VALUE = frozenset({"--preload", "--reload", "--proxy-headers", "--fact
 _KNOWN = {
     *SERVERS,
     *(PROGRAMS["one_process"] | PROGRAMS["no_connection"] | PROGRAMS["shells"]),
-    *("python", "flask", "django-admin"),
+    *("python", "flask", "django-admin", "rq"),
 }
 _NUMBERS = {"GUNICORN_CMD_ARGS", *(name for each in SERVERS.values() for name in each.variables)}
 
@@ -291,25 +291,16 @@ def _of_command(words: _Words, workload: Workload) -> ProcessCount:
     if any(word.partition("=")[0] in _NUMBERS for word in before if "=" in word):
         # The command line itself sets a variable that servers read.
         return _unclear(workload, words)
-    server = SERVERS.get(module)
-    if server is not None and (module != "rq" or "worker-pool" in arguments):
-        return _of_server(server, arguments, workload)
     origin = workload.command_origin
     if not program or program in PROGRAMS["no_connection"]:
         reason = f"{origin}: {program or 'it'} keeps no connection"
         return ProcessCount(known(0, reason, workload.where))
-    is_django = module == "django-admin"
-    if program == "python" and arguments and _program(arguments[0]) == "manage.py":
-        is_django, arguments = True, arguments[1:]
-    if (
-        module in PROGRAMS["one_process"]
-        or (module == "rq" and "worker" in arguments)
-        or (module == "flask" and PROGRAMS["flask_one"] & set(arguments))
-        or (is_django and arguments and arguments[0] in PROGRAMS["django_once"])
-    ):
+    line = " ".join((module, *arguments))
+    if module in PROGRAMS["one_process"] or re.match(table("programs")["single"], line):
         count = known(1, f"{origin}: {module} is one process", workload.where)
         return ProcessCount(count, is_single=True)
-    return _unclear(workload, words)
+    server = SERVERS.get(module)
+    return _of_server(server, arguments, workload) if server else _unclear(workload, words)
 
 
 def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> ProcessCount:
@@ -329,9 +320,6 @@ def _of_server(server: Server, arguments: Sequence[str], workload: Workload) -> 
     origin = workload.command_origin
     if "multi" in arguments:
         return _unclear(workload, ["celery", "multi"])
-    if "worker" not in arguments and PROGRAMS["celery_one"] & set(arguments):
-        count = known(1, f"{origin}: this Celery command is one process", workload.where)
-        return ProcessCount(count, is_single=True)
     is_single = option(arguments, ("--pool", "-P")) in PROGRAMS["one_in_celery"]
     if is_single:
         count = known(1, f"{origin}: this Celery pool is one process", workload.where)
@@ -352,13 +340,9 @@ def _counted(server: Server, arguments: Sequence[str], workload: Workload) -> Qu
     own = workload.variables.get("GUNICORN_CMD_ARGS") if server.name == "gunicorn" else None
     if own is not None and own.text is None:
         return unknown(f"GUNICORN_CMD_ARGS: {own.reason}", workload.where)
-    if own is not None and own.text is not None:
-        try:
-            given = option(shlex.split(own.text), server.options)
-        except ValueError:
-            given = own.text
-        if given is not None:
-            return _number(given, "GUNICORN_CMD_ARGS", own.origin, workload)
+    given = option(own.text.split(), server.options) if own is not None and own.text else None
+    if own is not None and given is not None:
+        return _number(given, "GUNICORN_CMD_ARGS", own.origin, workload)
     endings = (".ini", ".yaml", ".yml", ".xml", ".json")
     names_file = server.name == "uwsgi" and any(word.endswith(endings) for word in arguments)
     if names_file or any(word.partition("=")[0] in server.files for word in arguments):
