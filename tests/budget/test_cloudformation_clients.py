@@ -152,6 +152,27 @@ def test_a_variable_that_leads_to_another_store_is_no_sign(folder):
     assert clients(folder.budget()) == set()
 
 
+def test_what_cfn_init_writes_is_read(folder):
+    """The address stands in the metadata of the machine, and nowhere else."""
+    box = """
+  Box:
+    Type: AWS::EC2::Instance
+    Metadata: {AWS::CloudFormation::Init: {config: {files: {/etc/a: {content: !Ref Host}}}}}
+  Tagged: {Type: 'My::Own::Thing', Metadata: {note: !Ref Host}}
+"""
+    folder.write("app.yaml", stack(DATABASE, LOGIN, box))
+    assert clients(folder.budget()) == {"Box"}
+
+
+def test_a_resource_that_may_not_be_deployed_is_unknown(folder, ceilings):
+    """Its number is 0 or what its properties say."""
+    text = function(extra="ReservedConcurrentExecutions: 5", target="lambda")
+    text = text.replace("    Properties:", "    Condition: Open\n    Properties:", 1)
+    folder.write("app.yaml", stack(DATABASE, text, parameters=UNSET) + "\n" + CONDITIONS)
+    assert ceilings(folder.budget()) == {"Fn": None}
+    assert ceilings(folder.budget(parameters=("Unset=x",))) == {"Fn": 5}
+
+
 def test_a_launch_template_counts_with_the_group_that_starts_it(folder):
     """The group refers to the database by its launch template."""
     text = """

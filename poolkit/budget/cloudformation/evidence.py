@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Evidence, ResourceKey
-from poolkit.budget.read.values import Joined, Reference, Unknown, identity, references
+from poolkit.budget.read.values import Joined, Reference, Unknown, get_path, identity, references
 from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
@@ -136,7 +136,11 @@ class Graph:
         """Return the other resources that a resource refers to or depends on."""
         key = resource.key
         if key not in self._mentions:
-            found = self.named_in(resource.properties)
+            # What cfn-init writes on a machine, and no other metadata, is evaluated.
+            init = ("Metadata", "AWS::CloudFormation::Init")
+            written = get_path(resource.definition, *init)
+            files = resource.stack.value(written, ("Resources", resource.logical_id, *init))
+            found = self.named_in([resource.properties, files])
             for name in _listed(resource.definition.get("DependsOn")):
                 if isinstance(name, str) and name in resource.stack.resources:
                     found.add(resource.stack.resources[name].key)

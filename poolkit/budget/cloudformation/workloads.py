@@ -75,7 +75,7 @@ def describe_templates(
         *_others(graph),
     ]
     return Description(
-        workloads=tuple(workloads),
+        workloads=tuple(_if_present(each, graph) for each in workloads),
         poolers=tuple(poolers),
         databases=tuple(databases),
         entry_points=frozenset(
@@ -84,6 +84,15 @@ def describe_templates(
         aliases=graph.aliases,
         unread=tuple(dict.fromkeys(stacks.unread)),
     )
+
+
+def _if_present(workload: Workload, graph: Graph) -> Workload:
+    """Return a workload whose number is unknown if it is unknown whether it is deployed."""
+    present = graph.resources[workload.resource].present if workload.resource else True
+    if not isinstance(present, Unknown):
+        return workload
+    reason = f"it is unknown whether it is deployed: {present.reason}"
+    return dataclasses.replace(workload, instances=unknown(reason, workload.where))
 
 
 def _every(stacks: Sequence[Stack], *kinds: str) -> list[Resource]:
