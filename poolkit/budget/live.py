@@ -115,7 +115,7 @@ def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
     for parts in groups:
         # What belongs to one of several services uses the ceilings of all of them.
         count = sum(number for inside, number in groups.items() if inside <= parts)
-        ceiling = total(*(ceilings[part] for part in parts))
+        ceiling = total(*(ceilings.get(part) for part in parts))
         is_within = ceiling is None or count <= ceiling
         text = f"{' and '.join(sorted(parts))}: {count:,} open"
         if ceiling is None:
@@ -137,7 +137,7 @@ def _parts(budget: Budget, client: _Client) -> frozenset[str]:
     """Return the names of the services or poolers that a connection may belong to."""
     target, application = client.application.partition(":")[0], client.application
     for sign in (
-        lambda each: target and each.name.rpartition("/")[2] in (target, application),
+        lambda each: target and {target, application} & set(each.name.split("/")),
         lambda each: target and each.target == target,
         lambda each: application and each.login.application == application,
         lambda each: (
