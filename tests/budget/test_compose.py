@@ -202,6 +202,16 @@ def test_several_documents_of_a_file_are_one_project(folder, ceilings):
     assert ceilings(budget) == {"a": 6, "b": None}
 
 
+def test_a_mounted_folder_of_configuration_is_read(folder):
+    """MySQL's image reads conf.d."""
+    folder.write("conf.d/limits.cnf", "[mysqld]\nmax_connections=400\n")
+    folder.write(
+        "compose.yaml",
+        "services: {db: {image: 'mysql:8', volumes: ['./conf.d:/etc/mysql/conf.d:ro']}}\n",
+    )
+    assert folder.budget().database.max_connections.value == 400
+
+
 # -- Dockerfiles ----------------------------------------------------------------------------
 
 

@@ -172,10 +172,13 @@ class _Service:
             config = self._filled_in(self.document.mapping("configs").get(str(source)))
             text = str(config.get("content") or read_if_there(config.get("file")))
             mounted[target if target.endswith(_CONFIGURATION) else f"{target}.ini"] = text
-        for source in self._mapping("volumes").values():
-            name = self._filled(str(source))[0]
-            if name.endswith(_CONFIGURATION):
-                mounted[name] = read_if_there(name)
+        for target, source in self._mapping("volumes").items():
+            file = Path(self._filled(str(source))[0])
+            # A folder of configuration: ./conf.d:/etc/mysql/conf.d.
+            is_folder = "conf" in target and file.is_dir()
+            for each in sorted(file.iterdir()) if is_folder else [file]:
+                if each.name.endswith(_CONFIGURATION):
+                    mounted[str(each)] = read_if_there(each)
         return mounted
 
     def _environment(self, stage: Stage) -> tuple[dict[str, Variable], str]:
