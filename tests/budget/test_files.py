@@ -219,6 +219,30 @@ def test_the_output_of_sam_build_counts_once(folder, counted):
     assert counted() == ["Fn"]
 
 
+SAM_CONFIG = """\
+version = 0.1
+[default.global.parameters]
+stack_name = "shop"
+[default.deploy.parameters]
+parameter_overrides = "Most=7 Name=\\"a b\\""
+[prod.deploy.parameters]
+parameter_overrides = ["ParameterKey=Most,ParameterValue=9"]
+"""
+
+
+def test_the_parameters_of_sam_deploy_stand_in_its_configuration(folder, ceilings):
+    """--parameters wins, and an environment has a table of its own."""
+    text = FUNCTION.replace("Resources:", "Parameters: {Most: {Type: Number}}\nResources:")
+    folder.write("template.yaml", text.replace("Executions: 5", "Executions: !Ref Most"))
+    assert ceilings(folder.budget(max_connections=100)) == {"Fn": None}
+    folder.write("samconfig.toml", SAM_CONFIG)
+    found = folder.budget(max_connections=100)
+    assert ceilings(found) == {"Fn": 7}
+    assert "samconfig.toml" in found.services[0].instances.origin
+    given = folder.budget(max_connections=100, parameters=("Most=3",))
+    assert ceilings(given) == {"Fn": 3}
+
+
 # -- YAML and JSON --------------------------------------------------------------------------
 
 

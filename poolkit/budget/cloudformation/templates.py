@@ -15,7 +15,12 @@ from poolkit.budget.cloudformation.sam import expand
 from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
-from poolkit.budget.read.parameters import OUTPUT, Environment, ParameterValue
+from poolkit.budget.read.parameters import (
+    OUTPUT,
+    Environment,
+    ParameterValue,
+    sam_parameters,
+)
 from poolkit.budget.read.values import NO_VALUE, Unknown, get_path, identity, joined
 from poolkit.errors import BudgetError, TemplateError
 
@@ -181,7 +186,8 @@ def make_stacks(
             if key not in declared:
                 hint = _did_you_mean(key, declared)
                 raise TemplateError(f"{document.file} has no parameter {key}{hint}", value.where)
-        own = {key: value for key, value in given.items() if key in declared}
+        sam = {} if given else sam_parameters(document.path.parent, environment.name)
+        own = {key: value for key, value in {**sam, **given}.items() if key in declared}
         roots[name] = document.path.resolve()
         stacks.add(name, document, {**table, **own}, environment.region)
     for name in environment.tables:

@@ -8,15 +8,16 @@ The table `stack` holds `name_prefix` and `region`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import SourceLocation
-from poolkit.budget.read.documents import read_text
+from poolkit.budget.read.documents import read_documents, read_text
+from poolkit.budget.read.values import get_path
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -134,17 +135,40 @@ def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
             raise BudgetError(
                 f"--parameters {argument}: neither Key=Value nor an existing JSON file"
             )
-        try:
-            found = json.loads(read_text(file))
-        except json.JSONDecodeError as error:
-            raise TemplateError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-        if isinstance(found, dict) and isinstance(found.get("Parameters"), dict | list):
+        documents = read_documents(file)
+        found: Any = documents[0].data if documents else None
+        if isinstance(get_path(found, "Parameters"), dict | list):
             found = found["Parameters"]
         if isinstance(found, list):
             pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
             found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
-        if not isinstance(found, dict):
-            raise TemplateError("must hold an object of parameters", file)
         where = SourceLocation(str(file))
+        if not isinstance(found, dict):
+            raise TemplateError("must hold an object of parameters", where)
         given |= {key: _from_file(text, where) for key, text in found.items()}
+    return given
+
+
+def sam_parameters(folder: Path, environment: str) -> dict[str, ParameterValue]:
+    """Return the parameters with which `sam deploy` deploys a template of a folder.
+
+    Source: AWS SAM CLI, "Configuration file": `parameter_overrides` of the environment's table in
+    samconfig.toml, without an environment of `default`, for `deploy` or for all commands.
+    """
+    file = folder / "samconfig.toml"
+    try:
+        config = tomllib.loads(read_text(file))
+    except (TemplateError, tomllib.TOMLDecodeError):
+        return {}
+    given: dict[str, ParameterValue] = {}
+    for command in ("global", "deploy"):
+        path = (environment or "default", command, "parameters", "parameter_overrides")
+        written = get_path(config, *path)
+        words = shlex.split(written) if isinstance(written, str) else written or []
+        for word in words:
+            # The older form is ParameterKey=Name,ParameterValue=value.
+            plain = str(word).removeprefix("ParameterKey=").replace(",ParameterValue=", "=", 1)
+            name, separator, value = plain.partition("=")
+            if separator:
+                given[name] = ParameterValue(value, str(file), SourceLocation(str(file)))
     return given
