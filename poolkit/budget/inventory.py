@@ -381,13 +381,11 @@ class _Servers:
                 certain.append(reached)
             elif found is None or found.is_other_store:
                 continue
-            elif found.engine is None or not self._by_engine:
-                is_open = variable is None or _is_address(name, variable)
-                unclear.append(_Sign(label, is_open=is_open))
-            elif found.engine in self._by_engine:
+            elif found.engine in (None, *self.engines):
                 # A URL of one engine may lead to each server of this engine.
+                databases = self._by_engine.get(found.engine or "", frozenset())
                 is_open = variable is None or _is_address(name, variable)
-                unclear.append(_Sign(label, self._by_engine[found.engine], is_open=is_open))
+                unclear.append(_Sign(label, databases, is_open=is_open))
         for each in workload.evidence:
             ways = self._led(each.leads_to, each.hosts)
             databases = frozenset[str]().union(*(way.databases for way in ways))
