@@ -435,7 +435,9 @@ def made(kind, name, spec, version="v1", **metadata):
 
 
 def counted(folder, *documents):
-    write(folder, *documents)
+    """Return the names of the services; a policy shuts out all pods that no other one lets in."""
+    closed = {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": []}
+    write(folder, *documents, made("NetworkPolicy", "closed", closed, "networking.k8s.io/v1"))
     return {each.name for each in folder.budget().services}
 
 
@@ -444,6 +446,17 @@ def test_a_pod_without_a_sign_is_not_counted(folder):
     everywhere = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}
     policy = made("NetworkPolicy", "n", everywhere, "networking.k8s.io/v1")
     assert counted(folder, DB, client(), policy) == set()
+
+
+def test_a_pod_that_reaches_an_open_server_may_be_a_client(folder):
+    """The host may stand in its code; known software and other namespaces are left out."""
+    other = client()
+    other["metadata"] = {"name": "other", "namespace": "b"}
+    proxy = changed(client(image="nginx:1.29"), metadata__name="proxy")
+    write(folder, DB, client(), other, proxy)
+    budget = folder.budget()
+    assert {each.name for each in budget.services} == {"client"}
+    assert budget.verdict == "cannot be shown to fit"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.kubernetes.objects import kinds, mappings, texts
+from poolkit.budget.kubernetes.objects import items, kinds, mappings, texts
 from poolkit.budget.model import Evidence, Overlap, Variable, Workload, unknown
 from poolkit.budget.read.values import get_path
 from poolkit.budget.signs import is_about_database
@@ -85,8 +85,7 @@ class Signs:
                     self._hosts[host].append(workload.resource)
                 for secret, part in _secrets_of(pod, path):
                     self._secrets[secret].append((part, workload.resource))
-        for policy in objects.of_type("NetworkPolicy"):
-            self._add_policy(policy)
+        self._add_networks()
 
     def of(self, pod: Pod, path: ValuePath, workload: Workload) -> Workload:
         """Return a container with its evidence."""
@@ -161,10 +160,24 @@ class Signs:
         if keys or (is_about and part == "*"):
             yield Evidence(reason=f"Secret {name}", leads_to=tuple(keys))
 
+    def _add_networks(self) -> None:
+        """Add the signs of the network: policies, and servers that none of them isolates."""
+        isolated: set[int] = set()
+        for policy in self._objects.of_type("NetworkPolicy"):
+            self._add_policy(policy)
+            if "Ingress" in (items(policy.at("spec", "policyTypes")) or ["Ingress"]):
+                isolated |= {id(each) for each in self._selected(policy)}
+        reached = [*self._clusters]
+        for pod in self._objects.pods:
+            reached += () if id(pod) in isolated else self._in_pod[id(pod)]
+        for key in reached:
+            near = [each for each in self._objects.pods if _is_near(key, each.object.namespace)]
+            self._let(near, Evidence(reason="its network", leads_to=(key,)))
+
     def _add_policy(self, policy: Manifest) -> None:
         """Add the signs of a NetworkPolicy: whom it lets in to a server, or out to one."""
-        selector, reason = policy.at("spec", "podSelector") or {}, f"NetworkPolicy {policy.name}"
-        own = [each for each in self._objects.selected(selector) if _is_in(policy, each)]
+        selector, own = policy.at("spec", "podSelector"), self._selected(policy)
+        reason = f"NetworkPolicy {policy.name}"
         rules = [(each, "from") for each in mappings(policy.at("spec", "ingress"))]
         rules += [(each, "to") for each in mappings(policy.at("spec", "egress"))]
         for rule, key in rules:
@@ -182,6 +195,10 @@ class Signs:
             if key == "to" and is_address and _PORTS & {str(each.get("port")) for each in ports}:
                 self._let(own, Evidence(reason=reason))
 
+    def _selected(self, policy: Manifest) -> list[Pod]:
+        found = self._objects.selected(policy.at("spec", "podSelector") or {})
+        return [each for each in found if policy.is_near(each.object.namespace)]
+
     def _let(self, pods: Iterable[Pod], sign: Evidence) -> None:
         for pod in pods:
             self._network[id(pod)].append(replace(sign, is_network=True))
@@ -193,15 +210,11 @@ class Signs:
         pods = self._objects.selected(peer.get("podSelector") or {})
         namespaces = peer.get("namespaceSelector")
         if namespaces is None:
-            return [each for each in pods if _is_in(policy, each)]
+            return [each for each in pods if policy.is_near(each.object.namespace)]
         # Of a namespace, only its name is known: it may have any other label.
         name = "kubernetes.io/metadata.name"
         wanted = get_path(namespaces, "matchLabels", name) or ""
         return [each for each in pods if each.object.is_near(str(wanted))]
-
-
-def _is_in(policy: Manifest, pod: Pod) -> bool:
-    return policy.is_near(pod.object.namespace)
 
 
 def _is_near(key: ResourceKey, namespace: str) -> bool:
