@@ -191,6 +191,17 @@ def test_attributes_that_change_no_number_are_accepted(folder, attribute):
     assert folder.budget(services=("Fn=1+0@1",)).verdict == "fits"
 
 
+def test_conditions_that_refer_to_each_other_too_deeply_are_unknown(folder):
+    """The run does not end in Python's limit of recursion."""
+    conditions = {"C0": {"Fn::Equals": ["a", "a"]}}
+    conditions |= {f"C{n}": {"Fn::Not": [{"Condition": f"C{n - 1}"}]} for n in range(1, 500)}
+    resource = {"Type": "AWS::Lambda::Function", "Condition": "C499"}
+    template = {"Conditions": dict(reversed(conditions.items())), "Resources": {"Fn": resource}}
+    folder.write("app.json", json.dumps(template))
+    budget = folder.budget(max_connections=100, services=("Fn=1+0",))
+    assert budget.services[0].instances.value is None
+
+
 # -- nested stacks --------------------------------------------------------------------------
 
 PARENT = """

@@ -179,7 +179,7 @@ class Stack:
             return FUNCTIONS[name](self, argument, path)
         except TemplateError:
             raise
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
             # A macro or a packager may replace an argument that no function takes.
             return Unknown(f"{name} cannot be evaluated ({self.where(*path)})")
 
