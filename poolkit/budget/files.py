@@ -172,11 +172,20 @@ def read_by(
             if file in named or not named & set(file.parents):
                 raise
             unread.append(Unread(error.where, error.problem))
-            kept = [each for each in rest if each.file != error.where.file]
-            # A file that others name is in the way of all of them.
-            rest = kept if len(kept) < len(rest) else []
+            wrong = [each for each in rest if each.file == error.where.file]
+            # Another file may name it, such as a list of variables.
+            wrong = wrong or [each for each in rest if _is_refused(describe, each)] or rest
+            rest = [each for each in rest if not any(each is one for one in wrong)]
         else:
             return dataclasses.replace(found, unread=(*found.unread, *unread))
+
+
+def _is_refused(describe: Callable[[list[Document]], Description], document: Document) -> bool:
+    try:
+        describe([document])
+    except TemplateError:
+        return True
+    return False
 
 
 def _looks_like_a_deployment(file: Path) -> bool:

@@ -76,6 +76,18 @@ def test_a_template_of_a_folder_that_its_reader_refuses_is_unread(folder):
         folder.budget("app.yaml", "other.yaml", max_connections=100)
 
 
+def test_a_broken_file_that_another_one_names_leaves_only_that_one_out(folder):
+    """A project whose variables cannot be read is unread; the others are counted."""
+    folder.write("one/compose.yaml", "services:\n  a: {image: x, env_file: .env}\n")
+    (folder.path / "one/.env").write_bytes(b"NAME=K\xf6ln\n")
+    variables = "{POOLKIT_TARGET: web, POOLKIT_ENVIRONMENT: dev, DATABASE_URL: x}"
+    text = f"services:\n  b: {{image: x, command: uvicorn a, environment: {variables}}}\n"
+    folder.write("two/compose.yaml", text)
+    found = folder.budget(max_connections=100)
+    assert [service.name for service in found.services] == ["b"]
+    assert [Path(each.where.file).name for each in found.unread] == [".env"]
+
+
 def test_a_folder_without_templates_counts_nothing(folder):
     """Other YAML files are no templates. The message says which files are read."""
     folder.write("notes.yaml", "some: thing\n")
