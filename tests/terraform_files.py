@@ -81,9 +81,9 @@ class Module:
     def __init__(self, *resources, outputs=None, **calls):
         self.resources, self.outputs, self.calls = resources, outputs or {}, calls
 
-    def call(self, key=None, dynamic=(), **arguments):
+    def call(self, key=None, dynamic=(), for_each=None, **arguments):
         """Return this module as it is called; `dynamic` are attributes without an expression."""
-        return self, key, arguments, dynamic
+        return self, key, arguments, dynamic, for_each
 
     def configuration(self, dynamic=()):
         unique = {each["address"].partition("[")[0]: each for each in self.resources}
@@ -108,8 +108,9 @@ class Module:
                 name: {
                     "expressions": {key: expression(value) for key, value in arguments.items()},
                     "module": module.configuration(dynamic),
+                    **({"for_each_expression": dict(for_each)} if for_each else {}),
                 }
-                for name, (module, _, arguments, dynamic) in self.calls.items()
+                for name, (module, _, arguments, dynamic, for_each) in self.calls.items()
             },
         }
 
@@ -117,7 +118,7 @@ class Module:
         inside = f"{address}." if address else ""
         for each in self.resources:
             yield {**each, "address": inside + each["address"], "module": address}
-        for name, (module, key, _, _) in self.calls.items():
+        for name, (module, key, *_) in self.calls.items():
             for one in key if isinstance(key, list) else [key]:
                 own = f"{inside}module.{name}" + ("" if one is None else f"[{json.dumps(one)}]")
                 yield from module.instances(own)
@@ -128,7 +129,7 @@ class Module:
         keys += ("depends_on",) if is_state else ()
         calls = [
             (f"{inside}module.{name}" + ("" if one is None else f"[{json.dumps(one)}]"), module)
-            for name, (module, key, _, _) in self.calls.items()
+            for name, (module, key, *_) in self.calls.items()
             for one in (key if isinstance(key, list) else [key])
         ]
         return {

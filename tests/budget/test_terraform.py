@@ -117,6 +117,31 @@ def test_a_function_through_a_proxy(budget):
     assert found.verdict == "fits"
 
 
+def test_an_attribute_that_the_plan_has_leads_nowhere(budget):
+    """The open value is the proxy's address, because the engine's name is known."""
+    variables = {
+        "DB_HOST": Ref("aws_db_proxy.pool.endpoint"),
+        "DB_ENGINE": Ref("aws_db_instance.db.engine", value="postgres"),
+    }
+    proxy = resource("aws_db_proxy.pool", {"name": "pool", "engine_family": "POSTGRESQL"})
+    found = budget(Module(*rds(), proxy, function(variables=variables)), "api=1+0")
+    assert [each.through for each in found.services] == ["pool"]
+
+
+def test_a_container_beside_the_client_does_not_count(budget, ceilings):
+    """Only the container with the variable is a client: (3 + 1) x 2 x 5 = 40."""
+    agent = {"name": "agent", "image": "example.org/agent:1", "command": ["agent"]}
+    definitions = json.dumps([*containers(DB_HOST=HOST), agent])
+    root = Module(*rds(address=HOST), *ecs(definitions))
+    assert ceilings(budget(root, "web/app=5+0")) == {"web/app": 40}
+
+
+def test_minus_1_is_no_reserved_concurrency(budget):
+    """The provider writes -1 for a function without it."""
+    client = function(variables={"DB_HOST": TO_DATABASE}, reserved_concurrent_executions=-1)
+    assert [each.instances.value for each in budget(Module(*rds(), client)).services] == [None]
+
+
 def test_the_secret_of_a_database_beside_the_address_of_its_proxy(budget):
     """One expression has both; the secret holds the credentials for the way through the proxy."""
     variables = {
@@ -314,15 +339,18 @@ def test_containers_of_a_module_refer_to_what_it_receives(folder, argument):
     """terraform-aws-modules/ecs has a module for each container, and locals on both sides."""
     container = Module(outputs={"definition": Ref("local.definition")})
     task, service = ecs(Ref("module.container"), task_definition=Ref("local.task"))
-    service_module = Module(
-        task,
-        service,
-        container=container.call(environment=Ref("var.environment")),
-    )
-    folder.write("a.json", Module(*rds(), web=service_module.call(environment=argument)).plan())
+    inner = container.call(environment=Ref("each.value"), for_each=Ref("var.containers"))
+    service_module = Module(task, service, container=inner)
+    folder.write("a.json", Module(*rds(), web=service_module.call(containers=argument)).plan())
     (service,) = folder.budget("a.json").services
     assert ("aws_db_instance" in service.why) == (argument is TO_DATABASE)
     assert service.ceiling is None
+
+
+def test_a_local_of_a_module_may_lead_to_the_modules_own_database(budget):
+    """The module has the database, and passes its address on by a local."""
+    module = Module(*rds(), function(variables={"SETTINGS": Ref("local.settings")}))
+    assert [each.name for each in budget(Module(app=module.call())).services] == ["api"]
 
 
 def test_the_parameter_group_behind_a_local_is_the_only_one_of_its_module(budget):
@@ -388,6 +416,18 @@ def test_the_state_of_nothing_has_nothing_to_count(folder):
     """`terraform show -json` without a state prints its version only."""
     folder.write("state.json", '{"format_version": "1.0"}')
     assert folder.run("state.json", "--max-connections", "100").returncode == 3
+
+
+def test_of_the_prior_state_only_data_sources_count(folder):
+    """A plan repeats what it changes as its prior state, and has its data sources only there."""
+    plan = json.loads(Module(*rds(), function(variables={"DB_HOST": HOST})).plan())
+    old = function("old", variables={"DB_HOST": HOST})
+    data = resource("data.aws_db_instance.other", {"db_instance_identifier": "other"})
+    plan["prior_state"] = json.loads(Module(old, data).state())
+    folder.write("infra.json", json.dumps(plan))
+    found = folder.budgets("infra.json").each
+    assert {each.database.name for each in found} == {"shop", "other"}
+    assert {service.name for each in found for service in each.services} == {"api"}
 
 
 def test_count_0_and_deleted_resources_are_absent(folder):
@@ -464,6 +504,13 @@ def test_cloud_run_and_cloud_sql(budget, service, needed):
     """All instances run twice while one revision replaces another."""
     found = budget(Module(CLOUD_SQL, service), "web=5+0")
     assert (found.max_connections, found.needed) == (300, needed)
+
+
+def test_a_replica_is_no_database_of_its_own(budget):
+    """A budget is for the primary server."""
+    values = {**CLOUD_SQL["values"], "name": "ro", "master_instance_name": "shop"}
+    replica = resource("google_sql_database_instance.ro", values)
+    assert budget(Module(CLOUD_SQL, replica)).database.name == "shop"
 
 
 def test_a_container_app_and_a_flexible_server(budget, ceilings):
@@ -627,6 +674,13 @@ def test_the_replicas_of_a_deployment_may_be_unknown(budget):
     assert [(each.name, each.instances.value) for each in found.services] == [("queue", 3)]
 
 
+def test_a_variable_from_a_secret_has_an_empty_value(budget):
+    """The provider writes "" beside the reference to the secret."""
+    source = [{"secret_key_ref": [{"name": "other", "key": "url"}]}]
+    env = [{"name": "DATABASE_URL", "value": "", "value_from": source}]
+    assert [each.name for each in budget(Module(*rds(), kubernetes(env))).services] == ["web"]
+
+
 def test_a_secret_of_the_cluster_leads_to_the_database(budget):
     """The pod has the secret by its name, and the secret has the address."""
     secret = resource(
@@ -678,6 +732,26 @@ def test_a_state_has_values_in_place_of_references(folder, parts, needed):
     assert folder.budget("state.json", services=options).needed == needed
 
 
+def test_a_state_shows_what_a_resource_refers_to_itself(folder):
+    """The service refers to a queue's worker, which depends on the other database."""
+    two = resource("aws_db_instance.two", {"identifier": "two", "engine": "postgres"})
+    worker = function("worker") | {
+        "address": "aws_lambda_function.worker",
+        "depends_on": ["aws_db_instance.two"],
+    }
+    client = function(variables={"DB_HOST": HOST})
+    client["depends_on"] = [
+        "aws_db_instance.two",
+        "aws_lambda_function.worker",
+        "aws_db_instance.db",
+    ]
+    made_up = resource("acme_harvester.x", {"source": {"url": f"postgresql://{HOST}/shop"}})
+    folder.write("state.json", Module(*rds(address=HOST), two, worker, client, made_up).state())
+    found = {each.database.name: each for each in folder.budgets("state.json").each}
+    assert {each.name for each in found["shop"].services} == {"api", "acme_harvester.x"}
+    assert {each.name for each in found["two"].services} == {"worker"}
+
+
 def test_a_state_of_ecs(folder, ceilings):
     """The service names its task definition by the ARN with a revision: (10 + 5) x 2 x 2 = 60."""
     arn = "arn:aws:ecs:eu-west-1:111122223333:task-definition/web:7"
@@ -719,7 +793,8 @@ def test_a_state_of_google_cloud(folder):
 
 def test_a_plan_and_manifests_are_one_deployment(folder, ceilings):
     """Terraform manages the database, and a manifest has its host name."""
-    folder.write("state.json", Module(*rds(address=HOST)).state())
+    two = resource("aws_db_instance.two", {"identifier": "two", "engine": "postgres"})
+    folder.write("state.json", Module(*rds(address=HOST), two).state())
     folder.write(
         "web.yaml",
         f"""
@@ -735,7 +810,9 @@ def test_a_plan_and_manifests_are_one_deployment(folder, ceilings):
                 - {{name: web, image: example.org/web, command: [gunicorn, -w, "2", app], env: [{{name: DB_HOST, value: {HOST}}}]}}
         """,
     )
-    assert ceilings(folder.budget(services=("web=5+0",))) == {"web": 20}
+    found = {each.database.name: each for each in folder.budgets(services=("web=5+0",)).each}
+    assert ceilings(found["shop"]) == {"web": 20}
+    assert ceilings(found["two"]) == {}
 
 
 @pytest.mark.process
