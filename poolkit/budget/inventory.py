@@ -18,7 +18,7 @@ from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.files import read_by
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.live import login
-from poolkit.budget.model import NotCounted, Overlap, Service, known, unknown
+from poolkit.budget.model import NotCounted, Overlap, Service, Workload, known, unknown
 from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
         Description,
         Options,
         Pooler,
-        Quantity,
         ResourceKey,
         Unread,
         Variable,
-        Workload,
     )
     from poolkit.budget.pools import Assignment
     from poolkit.budget.read.parameters import Environment
@@ -124,6 +122,21 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         *map(describe_terraform, without_copies(files.terraform)),
     )
     workloads = _with_unique_names(each for found in described for each in found.workloads)
+    # Without files, each service stands on the command line only.
+    nothing = unknown("no file has it")
+    workloads = workloads or [
+        Workload(
+            name=name,
+            platform="declared",
+            unit="instance",
+            where=None,
+            instances=nothing,
+            overlap=Overlap(),
+            variables={},
+            processes=nothing,
+        )
+        for name in assignments
+    ]
     databases = [each for found in described for each in found.databases]
     clients: list[Workload] = []
     own_poolers: list[Workload] = []
@@ -137,16 +150,13 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     poolers += [own_pooler(each, options.pgbouncer_pools, known_software) for each in own_poolers]
     names = {each.name for each in workloads} | {each.name for each in databases}
     for name in (*assignments, *ignored):
-        # An answer is for every run, and this one may be about other files. Without files, each
-        # service stands on the command line only.
+        # An answer is for every run, and this one may be about other files.
         is_answer = name in answers.services or name in answers.ignore
-        if name not in names and not is_answer and (workloads or name not in assignments):
+        if name not in names and not is_answer:
             listed = ", ".join(sorted(names)) or "none"
             raise BudgetError(f"there is no service {name!r} in the templates; there are: {listed}")
     servers = _Servers(poolers, databases, described, known_software)
     counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
-    if not workloads:
-        counted = [Client(part=_declared(*each)) for each in assignments.items()]
     return Inventory(
         clients=tuple(counted),
         poolers=tuple(Client(part=each, possible=servers.behind[each.name]) for each in poolers),
@@ -286,27 +296,6 @@ def _service(
         max_overflow=numbers.max_overflow,
         target=numbers.target,
         login=login(workload),
-    )
-
-
-def _declared(name: str, assignment: Assignment) -> Service:
-    """Return a service that stands in no file, only on the command line."""
-
-    def quantity(value: int | None) -> Quantity:
-        if value is None:
-            return unknown("no file has it")
-        return known(value, assignment.text)
-
-    return Service(
-        name=name,
-        platform="declared",
-        unit="instance",
-        where=None,
-        instances=quantity(assignment.instances),
-        overlap=Overlap(),
-        processes=quantity(assignment.processes),
-        pool_size=quantity(assignment.pool_size),
-        max_overflow=quantity(assignment.max_overflow),
     )
 
 
