@@ -11,16 +11,23 @@ import functools
 import ipaddress
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Evidence, ResourceKey
-from poolkit.budget.read.values import Joined, Reference, Unknown, get_path, identity, references
+from poolkit.budget.read.values import (
+    Joined,
+    Reference,
+    Unknown,
+    get_path,
+    identity,
+    references,
+    walk,
+)
 from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
     from poolkit.budget.model import Database, Pooler
@@ -126,7 +133,8 @@ class Graph:
         """Return the resources that a value refers to, or has the names of."""
         found = {each.resource for each in references(value)}
         if self._names:
-            for text in _texts(value):
+            texts = (identity(each) for _, each in walk(value) if isinstance(each, str | Joined))
+            for text in texts:
                 # A policy template of SAM takes a parameter's name without the first slash.
                 names = [*self._named.findall(text), f"/{text}"]
                 found |= {self._names[name] for name in names if name in self._names}
@@ -181,11 +189,8 @@ class Graph:
         named = [key for key in keys if self.leads_to([key])]
         names = ", ".join(sorted({key.logical_id for key in named}))
         to = tuple(sorted(self.leads_to(named)))
-        return (
-            (Evidence(reason=f"it refers to {names}", where=resource.where(), leads_to=to),)
-            if to
-            else ()
-        )
+        sign = Evidence(reason=f"it refers to {names}", where=resource.where(), leads_to=to)
+        return (sign,) if to else ()
 
     def indirect(self, resources: Sequence[Resource]) -> tuple[Evidence, ...]:
         """Return the signs of the roles and security groups of a resource and its parts."""
@@ -204,7 +209,7 @@ class Graph:
         groups = {group for each in resources for group in self._groups(each)}
         is_inside = groups or any(
             each.type in ("AWS::ECS::Service", "AWS::EC2::Instance")
-            or next(_below(each.properties, _IN_A_NETWORK), None) is not None
+            or any(_IN_A_NETWORK.search(key) for key, _ in walk(each.properties))
             for each in resources
         )
         for server, (sources, is_wide) in self._doors.items():
@@ -234,23 +239,22 @@ class Graph:
         return {key: found for key, found in grants.items() if found}
 
     def _granted(self, value: Any) -> Iterator[ResourceKey | None]:
-        """Yield the servers that the statements inside a value give access to."""
-        if isinstance(value, dict) and "Action" in value and value.get("Effect") != "Deny":
-            actions = [str(each) for each in _listed(value["Action"]) if _MAY_READ.match(str(each))]
-            every = [identity(each) for each in _listed(value.get("Resource"))] if actions else []
-            keys = self.named_in(value.get("Resource")) if actions else set()
-            for text in every:
+        """Yield the servers that the statements inside a value give access to; None: any."""
+        for _, each in walk(value):
+            if not (isinstance(each, dict) and "Action" in each) or each.get("Effect") == "Deny":
+                continue
+            actions = [a for a in _listed(each["Action"]) if _MAY_READ.match(str(a))]
+            on = each.get("Resource") if actions else None
+            keys, texts = self.named_in(on), [identity(text) for text in _listed(on)]
+            for text in texts:
                 if text.endswith("*") and (found := _ANY_SUCH.search(text)):
                     keys |= {k for name, k in self._names.items() if name.startswith(found[1])}
             named = self.leads_to(keys)
             yield from named
-            is_any = any(each == "*" or each.endswith(":*") or ":rds!" in each for each in every)
-            is_any = is_any and any(each.lower().startswith("secrets") for each in actions)
-            if not named and (is_any or any("rds-db:" in each.lower() for each in actions)):
+            is_any = any(each == "*" or each.endswith(":*") or ":rds!" in each for each in texts)
+            kinds = {str(action).lower().partition(":")[0] for action in actions}
+            if not named and ("rds-db" in kinds or (is_any and "secretsmanager" in kinds)):
                 yield None
-        inner = value.values() if isinstance(value, dict) else value
-        for each in inner if isinstance(value, dict | list) else ():
-            yield from self._granted(each)
 
     # -- security groups --------------------------------------------------------------------
 
@@ -259,7 +263,7 @@ class Graph:
         mentioned = [
             Reference(*key) for key in self.mentions(resource) if self.resources[key].type == _GROUP
         ]
-        named = _below(resource.properties, _GROUP_PROPERTY)
+        named = (each for key, each in walk(resource.properties) if _GROUP_PROPERTY.search(key))
         return {*_group_ids(mentioned)}.union(*map(_group_ids, named))
 
     @cached_property
@@ -282,8 +286,10 @@ class Graph:
             for group in self._groups(server):
                 # The members of a VPC's default group reach each other.
                 sources |= {group} if group.endswith(".DefaultSecurityGroup>") else set()
-                for rule in rules[group]:
-                    if not (isinstance(rule, dict) and _allows(rule, ports)):
+                for written in rules[group]:
+                    # A rule that is unknown may let in all.
+                    rule = written if isinstance(written, dict) else {}
+                    if not _allows(rule, ports):
                         continue
                     own = {*_group_ids(rule.get("SourceSecurityGroupId"))}
                     sources |= own
@@ -303,30 +309,6 @@ def _listed(value: Any) -> list[Any]:
             _listed(list(each.about)) if isinstance(each, Unknown) and each.about else [each]
         )
     ]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text inside a value; unknown parts are marked as in `identity`."""
-    if isinstance(value, str | Joined):
-        yield identity(value)
-    inner = value.parts if isinstance(value, Joined) else value
-    inner = value.about if isinstance(value, Unknown) else inner
-    inner = inner.values() if isinstance(inner, dict) else inner
-    for each in inner if isinstance(inner, Iterable) and not isinstance(inner, str) else ():
-        if not (isinstance(value, Joined) and isinstance(each, str)):
-            yield from _texts(each)
-
-
-def _below(value: Any, names: re.Pattern[str]) -> Iterator[Any]:
-    """Yield the values of all properties with such a name, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if names.search(str(key)):
-                yield inner
-            yield from _below(inner, names)
-    elif isinstance(value, list | Unknown):
-        for each in value if isinstance(value, list) else value.about:
-            yield from _below(each, names)
 
 
 def _group_ids(value: Any) -> Iterator[str]:

@@ -90,16 +90,26 @@ def as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a value and all values inside it, each with the nearest key of a mapping above it.
+
+    The texts of a `Joined` are no values of their own.
+    """
+    yield key, value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from walk(inner, str(name))
+        return
+    inside: Any = value if isinstance(value, list | tuple) else ()
+    if isinstance(value, Joined):
+        inside = [part for part in value.parts if not isinstance(part, str)]
+    for inner in value.about if isinstance(value, Unknown) else inside:
+        yield from walk(inner, key)
+
+
 def references(value: Any) -> Iterator[Reference]:
     """Return every reference inside a value."""
-    if isinstance(value, Reference):
-        yield value
-    inner = value.parts if isinstance(value, Joined) else value
-    inner = value.about if isinstance(value, Unknown) else inner
-    inner = inner.values() if isinstance(inner, dict) else inner
-    if not isinstance(inner, str) and hasattr(inner, "__iter__"):
-        for each in inner:
-            yield from references(each)
+    return (each for _, each in walk(value) if isinstance(each, Reference))
 
 
 def why_unknown(value: Any) -> str:
