@@ -283,6 +283,8 @@ def test_overlays_of_one_base_exclude_each_other(folder, ceilings):
         budget = folder.budget(*paths, max_connections=400, services=services, **named)
         assert ceilings(budget) == {"web": 9, "other": 6}
         assert not budget.unread
+    both = folder.budget("overlays/prod", "overlays/dev", max_connections=400)
+    assert sorted(each.instances.value for each in both.services) == [1, 9]
 
 
 @pytest.mark.parametrize(

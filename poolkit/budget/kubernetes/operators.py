@@ -48,6 +48,8 @@ def _paths(cluster: Manifest, operator: dict[str, Any], name: str) -> list[str]:
 
 
 def _reserved(cluster: Manifest, operator: dict[str, Any]) -> Quantity:
+    if operator.get("engine") == "mysql":
+        return known(0, "MySQL keeps one connection beside max_connections", cluster.where("spec"))
     numbers = {
         name: number(
             cluster, (_paths(cluster, operator, name) or [name])[0], default, "the default"

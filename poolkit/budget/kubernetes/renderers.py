@@ -115,7 +115,8 @@ def rendered(
     # A chart inside another one is rendered with it.
     outer = [each for folder, each in charts.items() if not charts.keys() & set(folder.parents)]
     parts = [
-        (partial(_kustomized, each), each.root) for each in _chosen(roots, environment, unread)
+        (partial(_kustomized, each), each.root)
+        for each in _chosen(roots, environment, ruled, unread)
     ]
     parts += [(partial(_templated, each, environment), each) for each in outer]
     for render, source in parts:
@@ -219,8 +220,10 @@ def _readable(file: Path) -> list[Manifest]:
         return []
 
 
-def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[_Tree]:
-    """Return the kustomizations to render: of those that share a base, the environment's."""
+def _chosen(
+    trees: list[_Tree], environment: str, named: set[Path], unread: list[Unread]
+) -> list[_Tree]:
+    """Return the kustomizations to render: of those with one base, the named or environment's."""
     groups: list[list[_Tree]] = []
     for tree in trees:
         same = [group for group in groups if any(map(tree.is_variant_of, group))]
@@ -228,14 +231,17 @@ def _chosen(trees: list[_Tree], environment: str, unread: list[Unread]) -> list[
         groups.append([*(each for group in same for each in group), tree])
     found: list[_Tree] = []
     for group in groups:
-        chosen = [each for each in group if environment in each.folder.parts]
-        if (chosen and len(chosen) < len(group)) or len(group) == 1:
-            found += chosen or group
-            continue
-        first, *_ = ordered = sorted(group, key=lambda each: each.folder)
-        listed = ", ".join(str(each.folder) for each in ordered)
-        reason = f"several overlays: {listed}; name one of these folders, or an --environment"
-        unread.append(Unread(first.root.where(), reason))
+        own = [each for each in group if each.folder.resolve() in named]
+        matching = [each for each in group if environment in each.folder.parts]
+        if own or len(group) == 1:
+            found += own or group
+        elif 0 < len(matching) < len(group):
+            found += matching
+        else:
+            first, *_ = ordered = sorted(group, key=lambda each: each.folder)
+            listed = ", ".join(str(each.folder) for each in ordered)
+            reason = f"several overlays: {listed}; name one of these folders, or an --environment"
+            unread.append(Unread(first.root.where(), reason))
     return found
 
 
