@@ -107,8 +107,8 @@ def test_a_function_through_a_proxy(budget):
     }
     parts = (
         proxy,
-        resource("aws_db_proxy_default_target_group.pool", defaults),
         resource("aws_db_proxy_target.pool", target),
+        resource("aws_db_proxy_default_target_group.pool", defaults),
         function(variables={"DB_HOST": Ref("aws_db_proxy.pool.endpoint")}),
     )
     found = budget(Module(*rds(), *parts), "api=1+0")
@@ -421,7 +421,7 @@ def test_the_state_of_nothing_has_nothing_to_count(folder):
 def test_of_the_prior_state_only_data_sources_count(folder):
     """A plan repeats what it changes as its prior state, and has its data sources only there."""
     plan = json.loads(Module(*rds(), function(variables={"DB_HOST": HOST})).plan())
-    old = function("old", variables={"DB_HOST": HOST})
+    old = function("old", variables={"DB_HOST": HOST}) | {"address": "aws_lambda_function.old"}
     data = resource("data.aws_db_instance.other", {"db_instance_identifier": "other"})
     plan["prior_state"] = json.loads(Module(old, data).state())
     folder.write("infra.json", json.dumps(plan))

@@ -70,10 +70,7 @@ class Node:
 
     def get(self, path: str) -> Any:
         """Return a value by its attributes, with spaces between them; of blocks, the first."""
-        found: Any = self.values
-        for step in path.split():
-            found = get_path(found[0] if isinstance(found, list) and found else found, step)
-        return found
+        return _first(self.values, path)
 
     def names(self, expression: Any) -> Iterator[_Name]:
         """Return the references of one of its expressions."""
@@ -252,8 +249,8 @@ class Graph:
 
     def linked(self, node: Node, attribute: str, types: Collection[str]) -> Any:
         """Return a reference to the resource that an attribute names, else the attribute's value."""
-        value = node.values.get(attribute)
-        expression = get_path(node.config, "expressions", attribute)
+        value = node.get(attribute)
+        expression = _first(node.config.get("expressions"), attribute)
         addresses, hidden = self._resolved(node.names(expression))
         nodes = [self.nodes[each] for each in addresses]
         found = {each.address for each in nodes if each.type in types and not each.is_data}
@@ -292,6 +289,12 @@ def _dict(found: Any) -> dict[str, Any]:
 
 def _list(found: Any) -> list[Any]:
     return found if isinstance(found, list) else []
+
+
+def _first(found: Any, path: str) -> Any:
+    for step in path.split():
+        found = get_path(found[0] if isinstance(found, list) and found else found, step)
+    return found
 
 
 def _with_key(addresses: list[str], key: str) -> list[str]:

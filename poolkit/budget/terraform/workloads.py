@@ -220,6 +220,8 @@ class _Plan:
                 # These are the provider's forms of what is not set.
                 if value not in (None, -1, "", []):
                     _put(properties, target, value)
+            if rule.get("needs", "") not in {"", *properties}:
+                continue
             owner = properties.get(rule.get("part_of"))
             name = f"{owner.logical_id} targets" if isinstance(owner, Reference) else address
             whole = found.setdefault(name, {"Type": rule["type"], "Properties": {}})
