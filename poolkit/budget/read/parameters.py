@@ -51,16 +51,10 @@ class Environment:
 
     def overridden(self, given: Mapping[str, Mapping[str, str]]) -> Environment:
         """Return it with other values of some parameters, by template."""
-        tables = {
-            template: {
-                **table,
-                **{
-                    name: ParameterValue(value, f"--parameter {template}.{name}={value}")
-                    for name, value in given.get(template, {}).items()
-                },
-            }
-            for template, table in self.tables.items()
-        }
+        tables = {template: dict(table) for template, table in self.tables.items()}
+        for template, table in tables.items():
+            for name, value in given.get(template, {}).items():
+                table[name] = ParameterValue(value, f"--parameter {template}.{name}={value}")
         return dataclasses.replace(self, tables=tables)
 
 
