@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
 import re
 import unicodedata
@@ -154,7 +155,7 @@ def _escaped(text: str) -> str:
     """
     text = printable(text, one_line=True)
     text = "".join("?" if unicodedata.category(each) == "Cf" else each for each in text)
-    text = re.sub(r"([\\`*_{}\[\]<>|&~#$!])", r"\\\1", text)
+    text = re.sub(r"([\\`*_{}\[\]|~#$!])", r"\\\1", html.escape(text, quote=False))
     text = re.sub(r"^(\d+(?=[.)])|(?=[-+=]))", r"\1\\", text)
     links = r"(@|#(?=\d)|\bGH(?=-\d)|(?<=[A-Za-z]):(?=//)|:(?=[a-z_]+:)|\bwww(?=\.))"
     return re.sub(links, "\\1\u200b", text)
