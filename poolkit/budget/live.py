@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.model import Login, total
 from poolkit.budget.signs import is_about_database
+from poolkit.budget.verdict import Check
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -37,13 +38,6 @@ GROUP BY 1, 2, 3 ORDER BY count(*) DESC, 1, 2, 3
 _URL = re.compile(r"//(?P<user>[^:@/\s]+)(?::[^@\s]*)?@[^/?\s]*(?:/(?P<database>[^?;\s]+))?")
 _NAME = re.compile(r"(?P<user>USER(_?NAME)?)$|(DATABASE|DB|DB_?NAME)$")
 _APPLICATION = re.compile(r"\bapplication_?name=([^&;\s'\"]+)", re.IGNORECASE)
-
-
-class Check(NamedTuple):
-    """A line about a measurement, and whether it is within its ceiling."""
-
-    text: str
-    is_within: bool = True
 
 
 class _Client(NamedTuple):

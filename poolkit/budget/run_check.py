@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.live import Check
+from poolkit.budget.verdict import Check
 from poolkit.compare.results.files import read_json
 from poolkit.compare.results.run_folder import RunFolder
 from poolkit.errors import RunFolderError

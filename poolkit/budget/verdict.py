@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from poolkit.budget.model import Service, total, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from poolkit.budget.live import Check
     from poolkit.budget.model import (
         Database,
         NotCounted,
@@ -184,6 +183,13 @@ class Budget:
         parts = tuple(part if each.name == part.name else each for each in getattr(self, kind))
         changes: dict[str, Any] = {kind: parts}
         return dataclasses.replace(self, **changes)
+
+
+class Check(NamedTuple):
+    """A line about a measurement, and whether it is within its ceiling."""
+
+    text: str
+    is_within: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
