@@ -301,6 +301,44 @@ def test_a_type_without_a_rule_is_unknown(budget, address):
     assert found.verdict == "cannot be shown to fit"
 
 
+@pytest.mark.parametrize(
+    ("address", "values"),
+    [
+        (
+            "aws_apprunner_service.x",
+            {
+                "source_configuration": [
+                    {
+                        "image_repository": [
+                            {
+                                "image_configuration": [
+                                    {"runtime_environment_variables": {"DATABASE_URL": "x"}}
+                                ]
+                            }
+                        ]
+                    }
+                ]
+            },
+        ),
+        (
+            "azurerm_container_group.x",
+            {"container": [{"environment_variables": {"DB_HOST": "db.internal"}}]},
+        ),
+        ("docker_container.x", {"env": ["A=b", "URL=postgresql://db.internal/shop"]}),
+        (
+            "aws_codebuild_project.x",
+            {"environment": [{"environment_variable": [{"name": "DB_HOST", "value": "h"}]}]},
+        ),
+        ("google_compute_instance.x", {"metadata_startup_script": "run postgresql://db/shop"}),
+    ],
+)
+def test_variables_of_a_type_without_a_rule_are_signs(budget, address, values):
+    """A name or URL of a database is enough; the server may stand in another file."""
+    found = budget(Module(*rds(), resource(address, values)))
+    assert [each.name for each in found.services] == [address]
+    assert found.verdict == "cannot be shown to fit"
+
+
 def test_what_a_release_of_helm_deploys_is_unread(budget):
     """The plan has the chart's name, and not its services."""
     release = resource("helm_release.shop", {"chart": "shop", "values": ["replicas: 3"]})

@@ -26,6 +26,7 @@ from poolkit.budget.model import (
     ResourceKey,
     SourceLocation,
     Unread,
+    Variable,
     Workload,
     unknown,
 )
@@ -39,7 +40,7 @@ from poolkit.budget.terraform.graph import Graph, resources
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from poolkit.budget.model import Description, Variable
+    from poolkit.budget.model import Description
     from poolkit.budget.terraform.graph import Node
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
@@ -255,18 +256,19 @@ class _Plan:
         return dataclasses.replace(part, **changes)
 
     def others(self) -> Iterator[Workload]:
-        """Return the resources of all other types that lead to a database, or may do so."""
+        """Return the resources of all other types that lead to a database, or have variables."""
         for name, node in self.nodes.items():
             read = ("cloudformation", "kinds", "deployments")
+            is_read = any(_rule(each, node.type) for each in read) or "manifest" in node.values
             passed = ("servers", "carriers", "never")
-            if (
-                node.is_data
-                or "manifest" in node.values
-                or any(_rule(each, node.type) for each in read)
-            ):
+            if node.is_data or is_read or any(_is(node.type, each) for each in passed):
                 continue
+            texts: dict[str, list[str]] = defaultdict(list)
+            for attribute in node.values.keys() & {*table("terraform")["variables"]}:
+                for variable, text in _pairs(attribute, node.values[attribute]):
+                    texts[variable].append(str(_leaf("value", text)))
             is_led = self.reached(name)[0] or node.hidden or node.refers_to & self._network.keys()
-            if is_led and not any(_is(node.type, each) for each in passed):
+            if is_led or (texts and not _is(node.type, "makers")):
                 reason = f"the number of connections of {node.type} is unknown"
                 yield Workload(
                     name=name,
@@ -275,7 +277,10 @@ class _Plan:
                     where=node.where,
                     instances=unknown(reason, node.where),
                     overlap=Overlap(),
-                    variables={},
+                    variables={
+                        each: Variable(text="\n".join(found), origin=str(node.where))
+                        for each, found in sorted(texts.items())
+                    },
                     resource=self.key(name),
                 )
 
@@ -388,6 +393,20 @@ def _texts(value: Any) -> Iterator[str]:
         value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     ):
         yield from _texts(each)
+
+
+def _pairs(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Return the values of mappings with their names, and of blocks with a name and a value."""
+    if isinstance(value, dict):
+        if isinstance(value.get("name"), str) and "value" in value:
+            yield value["name"], value["value"]
+        for key, inner in value.items():
+            yield from _pairs(key, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _pairs(name, inner)
+    elif value not in (None, ""):
+        yield name, value
 
 
 def _put(properties: dict[str, Any], target: str, value: Any) -> None:
