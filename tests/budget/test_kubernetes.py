@@ -10,9 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poolkit.budget.command import compute_budget
 from poolkit.budget.kubernetes import renderers
 from poolkit.budget.kubernetes.objects import fields
 from poolkit.budget.kubernetes.workloads import describe_manifests
+from poolkit.budget.model import Options
 from poolkit.budget.read.documents import Document
 from poolkit.errors import BudgetError
 
@@ -569,6 +571,23 @@ def test_keys_of_sealed_and_external_secrets_are_variables(folder):
         )
     mail = made("SealedSecret", "app", {"encryptedData": {"MAIL": "x"}}, "bitnami.com/v1alpha1")
     assert counted(folder, DB, client(envFrom=[{"secretRef": {"name": "app"}}]), mail) == set()
+
+
+def test_a_host_is_the_one_of_the_pods_namespace(folder):
+    """Each of two namespaces has a server of the same name; a longer name reaches the other one."""
+    documents = []
+    for namespace, host in (("a", "db"), ("b", "db"), ("c", "db.a")):
+        web = client(env=[{"name": "PGHOST", "value": host}])
+        web["metadata"] = {"name": f"web-{namespace}", "namespace": namespace}
+        documents += [web]
+        if namespace != "c":
+            server = json.loads(json.dumps(DB))
+            server["metadata"] = {"name": f"server-{namespace}", "namespace": namespace}
+            documents += [server]
+    write(folder, *documents)
+    budgets = compute_budget(Options(paths=(folder.path,)))
+    found = {each.database.name: {one.name for one in each.services} for each in budgets.each}
+    assert found == {"server-a": {"web-a", "web-c"}, "server-b": {"web-b"}}
 
 
 # -- operators ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.kubernetes.objects import items, kinds, mappings, texts
 from poolkit.budget.model import Evidence, Overlap, Variable, Workload, unknown
 from poolkit.budget.read.values import get_path
-from poolkit.budget.signs import is_about_database
+from poolkit.budget.signs import hosts_in, is_about_database
 from poolkit.budget.software import is_pooler, is_server
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ class Signs:
                     self._hosts[host].append(workload.resource)
                 for secret, part in _secrets_of(pod, path):
                     self._secrets[secret].append((part, workload.resource))
+        # Names without a namespace that stand for another server in each namespace.
+        self._shared = {
+            host
+            for host, keys in self._hosts.items()
+            if "." not in host and len({key.stack for key in keys}) > 1
+        }
         self._add_networks()
 
     def of(self, pod: Pod, path: ValuePath, workload: Workload) -> Workload:
@@ -106,12 +112,19 @@ class Signs:
             found.append(Evidence(reason=f"Cloud SQL {instances or 'proxy beside it'}"))
         # A server or pooler beside the container is reached by localhost.
         beside = tuple(each for each in self._in_pod[id(pod)] if each != workload.resource)
-        variables = {
-            name: replace(each, leads_to=beside) if _LOCAL.search(each.text or "") else each
-            for name, each in workload.variables.items()
-        }
+        variables = {}
+        for name, each in workload.variables.items():
+            keys = beside if _LOCAL.search(each.text or "") else ()
+            for host in sorted(hosts_in(each.text or "") & self._shared):
+                keys += tuple(key for key in self._hosts[host] if _is_near(key, namespace))
+            variables[name] = replace(each, leads_to=keys) if keys else each
         evidence = tuple(replace(each, where=workload.where) for each in dict.fromkeys(found))
-        return replace(workload, evidence=evidence, variables=variables)
+        hosts = self.own_hosts(workload.hosts)
+        return replace(workload, evidence=evidence, variables=variables, hosts=hosts)
+
+    def own_hosts(self, hosts: Iterable[str]) -> tuple[str, ...]:
+        """Return host names without those that another namespace has, too."""
+        return tuple(each for each in hosts if each not in self._shared)
 
     def custom(self) -> Iterator[Workload]:
         """Return the objects of unknown kinds that lead to a database, as unknown clients."""

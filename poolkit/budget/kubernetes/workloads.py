@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poolkit.budget.kubernetes.evidence import Signs, service_hosts
@@ -54,7 +55,9 @@ def describe_manifests(
     workloads = [signs.of(*each) for each in made]
     return Description(
         workloads=(*workloads, *poolers(objects), *signs.custom()),
-        databases=tuple(databases.values()),
+        databases=tuple(
+            replace(each, hosts=signs.own_hosts(each.hosts)) for each in databases.values()
+        ),
         unread=tuple(dict.fromkeys(unread)),
     )
 
