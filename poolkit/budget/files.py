@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 _COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
 _SERVICE_KEYS = {"image", "build", "command", "extends"}
 _DEPLOYS = re.compile(
-    rb"""(^|[\s{,])["']?(AWSTemplateFormatVersion|Resources|apiVersion|services)["']?\s*:""",
+    rb"""(^|[\s{,])["']?(AWSTemplateFormatVersion|Resources|apiVersion|services"""
+    rb"""|planned_values)["']?\s*:""",
     re.MULTILINE,
 )
 _LOOKED_AT = 1_000_000
@@ -51,7 +52,8 @@ _MOST_LISTED = 3
 _COUNTED_PARTS = {"Resources", "services", "spec", "data", "items"}
 _NOTHING = (
     "no CloudFormation or SAM template, Terraform plan, Kubernetes manifest or compose file there; "
-    "without files, declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES --max-connections N"
+    "without files, declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES "
+    "--max-connections N"
 )
 _KINDS = {
     "templates": "template",
@@ -130,7 +132,7 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
             documents = read_documents(file)
             is_deployment = [files.add(each) for each in documents]
             # Any text is YAML, and a log may be a stream of JSON objects.
-            is_other = all(isinstance(each.data, str) for each in documents[:1])
+            is_other = any(isinstance(each.data, str) for each in documents)
             if is_other or (len(documents) > 1 and file.suffix == ".json"):
                 walk.skip(_BROKEN, *[] if any(is_deployment) else [file])
         except TemplateError as error:
@@ -190,22 +192,24 @@ def _is_refused(describe: Callable[[list[Document]], Description], document: Doc
 
 def _looks_like_a_deployment(file: Path) -> bool:
     """Return whether a file that cannot be read may hold services."""
+    if _COMPOSE.match(file.name) or file.name in KUSTOMIZATION_FILES:
+        return True
     try:
         with file.open("rb") as opened:
             # UTF-16 without a byte order mark has a zero byte beside every letter.
             return _DEPLOYS.search(opened.read(_LOOKED_AT).replace(b"\0", b"")) is not None
     except OSError:
-        return _COMPOSE.match(file.name) is not None
+        return False
 
 
 def _leave_out_copies(templates: list[Document], walk: _Walk) -> None:
     """Leave out templates that stand in a program's output and in another file as well."""
     generated = set(table("files")["generated"])
-    for document in list(templates):
-        same = [each for each in templates if each.data == document.data]
-        if len(same) > 1 and generated & set(document.path.parts):
-            templates.remove(document)
-            walk.skip(f"the same template as {same[0].file}", document.path)
+    for copy in [each for each in templates if generated & set(each.path.parts)]:
+        same = [each for each in templates if each is not copy and each.data == copy.data]
+        if same:
+            templates[:] = [each for each in templates if each is not copy]
+            walk.skip(f"the same template as {same[0].file}", copy.path)
 
 
 class _Walk:

@@ -145,6 +145,8 @@ def test_a_pipe_or_socket_is_not_opened(folder, counted, monkeypatch):
         ("app.yaml", "<<<<<<< HEAD\n" + FUNCTION + "=======\n>>>>>>> other\n", 2),
         ("k8s.yaml", "apiVersion: v1\nkind: Pod\n\tmetadata: {}\n", 3),
         ("app.json", '{"Resources": {\n"Fn": {"Type": "AWS::Lambda::Function"\n', 3),
+        ("kustomization.yaml", "resources:\n- a.yaml\n - b: {\n", 3),
+        ("plan.json", '{"format_version": "1.2",\n"planned_values": {{\n', 3),
     ],
 )
 def test_a_broken_deployment_has_its_line(folder, counted, name, text, line):
