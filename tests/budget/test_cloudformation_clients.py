@@ -195,6 +195,24 @@ def test_a_function_that_starts_tasks_leaves_their_number_open(folder):
     assert "Fn/Task" in clients(folder.budget())
 
 
+@pytest.mark.parametrize(
+    ("action", "resource", "is_client"),
+    [
+        ("ecs:RunTask", "!Ref Task", True),
+        ("ecs:*", "'*'", True),
+        ("ecs:StopTask", "!Ref Task", False),
+        ("ecs:RunTask", "'arn:aws:ecs:*:*:task-definition/other:*'", False),
+    ],
+)
+def test_a_task_that_a_role_may_run_is_unknown(folder, action, resource, is_client):
+    """A task definition without a service and without such a role is run by hand."""
+    task = ecs().partition("  Web:\n")[0]
+    policy = statement(action, resource)
+    role = f"  Role: {{Type: AWS::IAM::Role, Properties: {{Policies: [{policy}}}]}}}}\n"
+    folder.write("app.yaml", stack(DATABASE, task, role))
+    assert clients(folder.budget()) == ({"Task"} if is_client else set())
+
+
 def test_a_proxy_endpoint_leads_to_its_proxy_by_name(folder):
     """The endpoint may name its proxy by a reference or by the proxy's name."""
     proxy = """
@@ -574,6 +592,15 @@ def test_the_largest_of_several_scalable_targets_counts(folder):
     for order in (1, -1):
         folder.write("app.yaml", stack(DATABASE, ecs(), *scaling[::order]))
         assert folder.budget().services[0].instances.value == 50
+
+
+def test_a_scheduled_action_may_raise_the_maximum(folder):
+    """The larger one counts, and one that is unknown leaves the number open."""
+    action = "ScheduledActions: [{ScalableTargetAction: {MaxCapacity: %s}}], ResourceId:"
+    for most, tasks in (("80", 80), ("5", 50), ("!Ref Unset", None)):
+        scaling = SCALING.replace("ResourceId:", action % most) % "!Sub 'service/c/${Web.Name}'"
+        folder.write("app.yaml", stack(DATABASE, ecs(), scaling, parameters=UNSET))
+        assert folder.budget().services[0].instances.value == tasks
 
 
 @pytest.mark.parametrize("scaling", ["AScaling", "ZScaling"])

@@ -37,6 +37,7 @@ _GROUP = "AWS::EC2::SecurityGroup"
 _GROUP_PROPERTY = re.compile(r"SecurityGroup|^GroupSet$|^Groups$")
 _IN_A_NETWORK = re.compile(r"SecurityGroup|Subnet")
 _MAY_READ = re.compile(r"(secretsmanager|ssm):(get.*|\*)$|rds-db:", re.IGNORECASE)
+_MAY_RUN = re.compile(r"ecs:(run|start)task$|ecs:\*$", re.IGNORECASE)
 _ANY_SUCH = re.compile(r":(?:secret:|parameter(?=/))(.*?)[*?-]*$")
 _NAME = re.compile(r"(?=.*[-/._]).{4,}")
 """The names that are looked for in texts: `shop/db`, not `db`, which is a word of any text."""
@@ -255,6 +256,28 @@ class Graph:
             kinds = {str(action).lower().partition(":")[0] for action in actions}
             if not named and ("rds-db" in kinds or (is_any and "secretsmanager" in kinds)):
                 yield None
+
+    def may_be_run(self, task: Resource) -> bool:
+        """Return whether a role may run a task definition, any number of times at once."""
+        family = identity(task.get("Family")) if task.get("Family") else "/*"
+        return any(
+            task.key in self.named_in(on) or text == "*" or text.endswith("/*") or family in text
+            for on in self._runs
+            for text in map(identity, _listed(on))
+        )
+
+    @cached_property
+    def _runs(self) -> list[Any]:
+        """What the statements of all policies allow to run as a task."""
+        policies = ("Policies", "PolicyDocument")
+        return [
+            each.get("Resource")
+            for resource in self.resources.values()
+            for _, each in walk([resource.get(name) for name in policies])
+            if isinstance(each, dict)
+            and each.get("Effect") != "Deny"
+            and any(_MAY_RUN.match(str(action)) for action in _listed(each.get("Action")))
+        ]
 
     # -- security groups --------------------------------------------------------------------
 

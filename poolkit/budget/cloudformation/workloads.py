@@ -272,12 +272,20 @@ def _tasks(service: Resource, scaling: Mapping[str | ResourceKey, list[Resource]
     if targets and desired.value is None:
         desired = known(0, "")  # the autoscaling decides
     for target in targets:
-        most = target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")
         if isinstance(target.present, Unknown):
-            most = unknown(f"its autoscaling: {target.present.reason}", target.where())
-        if most.value is None:
-            return most
-        desired = max(most, desired, key=lambda each: each.value or 0)
+            return unknown(f"its autoscaling: {target.present.reason}", target.where())
+        actions = target.get("ScheduledActions")
+        # A scheduled action may raise the maximum.
+        paths = [
+            ("ScheduledActions", number, "ScalableTargetAction", "MaxCapacity")
+            for number in range(len(actions) if isinstance(actions, list) else 0)
+        ]
+        numbers = [target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")]
+        numbers += [target.quantity(*path) for path in paths if target.get(*path) is not None]
+        for most in numbers:
+            if most.value is None:
+                return most
+            desired = max(most, desired, key=lambda each: each.value or 0)
     return desired
 
 
@@ -462,7 +470,7 @@ def _others(graph: Graph) -> Iterator[Workload]:
     for part in (each for each in connecting if each.type in types()["parts"]):
         if part.key not in started and part.type in types()["compute"]:
             workload = _uncounted(part, graph, part.logical_id)
-            if part.type == TASK:
+            if part.type == TASK and not graph.may_be_run(part):
                 # What nothing starts is run by hand, outside the deployment.
                 workload = dataclasses.replace(
                     workload, unit="one-off task", variables={}, evidence=()
