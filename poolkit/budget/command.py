@@ -17,7 +17,7 @@ from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
 from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
 from poolkit.budget.limits import class_limit, class_line, reserve, with_classes
-from poolkit.budget.live import check_live
+from poolkit.budget.measured import check_live, check_run
 from poolkit.budget.model import Database, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
@@ -233,8 +233,6 @@ def run(options: Options, form: str, check: Path | None, *, live: bool, answer: 
         return EXIT_STATUS["fits"]
     budgets = compute_budget(options)
     if check is not None:
-        from poolkit.budget.run_check import check_run  # noqa: PLC0415  (reads compare's files)
-
         found, knee = check_run(budgets, check), knee_of_run(check)
         budgets = dataclasses.replace(budgets, knee=knee, checks=tuple(found))
     if live:

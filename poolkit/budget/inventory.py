@@ -17,7 +17,7 @@ from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.files import read_by
 from poolkit.budget.kubernetes.workloads import describe_manifests
-from poolkit.budget.live import login
+from poolkit.budget.measured import login
 from poolkit.budget.model import NotCounted, Overlap, Service, Workload, known, unknown
 from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import is_migration, pool, read_assignments

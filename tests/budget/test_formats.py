@@ -341,13 +341,17 @@ def test_a_run_is_compared_with_the_ceilings(shop):
     a_run(shop.path / "good", 30)
     a_run(shop.path / "bad", 12, 31, 20)
     good = shop.run(*KNOWN, "--check-run", "good", columns="160")
-    succeeded(good, "web: at most 30 open with 1 process(es), within the 30 that web allows")
+    succeeded(
+        good, "web: at most 30 open with 1 process(es) of target web, within the ceiling of 30"
+    )
     bad = shop.run(*KNOWN, "--check-run", "bad", "--json")
     found = json.loads(bad.stdout)
     assert (bad.returncode, found["exit_status"], found["verdict"]) == (1, 1, "fits")
     (check,) = found["checks"]
     assert not check["is_within"]
-    assert "at most 31 open with 1 process(es), ABOVE the 30" in check["text"]
+    assert (
+        "at most 31 open with 1 process(es) of target web, ABOVE the ceiling of 30" in check["text"]
+    )
     assert "::error" in shop.run(*KNOWN, "--check-run", "bad", "--github").stdout
 
 

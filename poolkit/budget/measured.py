@@ -1,26 +1,103 @@
-"""The open connections of a server compared with the ceilings: `poolkit budget --live`.
+"""Measured connections compared with the ceilings: `poolkit budget --check-run` and `--live`.
 
-A connection belongs to the service that its `application_name` names (`<target>:<instance>`, or the
-service's own name), else to the services whose variables have its user and database. Behind a
-pooler, the pooler's connections count. Only PostgreSQL can be asked.
+A run of `poolkit compare` has the peak of open connections of each target, which belongs to the
+services with the same preset.
+
+A connection of a server belongs to the service that its `application_name` names
+(`<target>:<instance>`, or the service's own name), else to the services whose variables have its
+user and database. Behind a pooler, the pooler's connections count. Only PostgreSQL can be asked.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Login, total
 from poolkit.budget.signs import is_about_database
 from poolkit.budget.verdict import Check
-from poolkit.errors import BudgetError
+from poolkit.errors import BudgetError, RunFolderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from poolkit.budget.model import Workload
+    from poolkit.budget.model import Service, Workload
     from poolkit.budget.verdict import Budget, Budgets
+
+
+def _compared(text: str, count: int, ceiling: int | None) -> Check:
+    """Return a line about a number of connections and the ceiling for it."""
+    if ceiling is None:
+        return Check(f"{text}; the ceiling is unknown")
+    word = "within" if count <= ceiling else "ABOVE"
+    return Check(f"{text}, {word} the ceiling of {ceiling:,}", count <= ceiling)
+
+
+# -- a run ----------------------------------------------------------------------------------
+
+
+def check_run(budgets: Budgets, path: Path) -> list[Check]:
+    """Compare a run's peaks with the ceilings of the services with the same preset.
+
+    With several loads, a target's peak is its highest at any of them.
+
+    Raises:
+        RunFolderError: it is no run, it has no results, or no target of it is in the budget.
+    """
+    from poolkit.compare.results.files import read_json  # noqa: PLC0415  (for a run only)
+    from poolkit.compare.results.run_folder import RunFolder  # noqa: PLC0415  (the same)
+
+    presets = {target.name: target.preset for target in RunFolder.open(path).plan().targets}
+    results = read_json(path / "results.json")
+    if not isinstance(results.get("targets"), dict):
+        raise RunFolderError(
+            f"{path / 'results.json'} has no targets; write it with: poolkit report {path}"
+        )
+    measured = {name: [at_reference] for name, at_reference in results["targets"].items()}
+    # A run of an older poolkit has one load and no levels.
+    for name, levels in (results.get("levels") or {}).items():
+        measured.setdefault(name, []).extend(each for one in levels for each in one["repeats"])
+    services: dict[str, dict[str, Service]] = defaultdict(dict)
+    for service in (each for budget in budgets.each for each in budget.services if each.target):
+        services[service.target][service.name] = service
+    if services.keys().isdisjoint(presets.get(name, name) for name in measured):
+        raise RunFolderError(
+            f"{path}: no target of the run has the preset of a service in the templates "
+            f"({', '.join(sorted(services)) or 'none'})"
+        )
+    checks: list[Check] = []
+    for name, repeats in measured.items():
+        fullest = max(repeats, key=lambda each: _peak(each) or 0, default=None)
+        of_preset, peak = services.get(presets.get(name, name), {}), _peak(fullest)
+        if peak is None:
+            checks.append(Check(f"{name}: no peak was measured"))
+        elif not of_preset:
+            checks.append(Check(f"{name}: no service in the templates has its preset"))
+        else:
+            checks += [_of_run(name, peak, fullest, service) for service in of_preset.values()]
+    return checks
+
+
+def _peak(found: Any) -> int | None:
+    peak = found.get("connections", {}).get("peak") if isinstance(found, dict) else None
+    return peak if isinstance(peak, int) else None
+
+
+def _of_run(target: str, peak: int, measured: Any, service: Service) -> Check:
+    """Return the comparison with one service, for as many processes as the run had."""
+    instances = measured.get("instances") or measured.get("execution_environments")
+    text, allowed = f"{service.name}: at most {peak:,} open", service.ceiling
+    if isinstance(instances, int):
+        text += f" with {instances} process(es)"
+        # The run may have had fewer instances than the service can have.
+        own = None if service.per_process is None else instances * service.per_process
+        allowed = min((each for each in (own, allowed) if each is not None), default=None)
+    return _compared(f"{text} of target {target}", peak, allowed)
+
+
+# -- a server -------------------------------------------------------------------------------
 
 # The view shows a role without pg_monitor who is connected, and neither kind nor address of others.
 # The platforms' own roles have connections that the reserve covers.
@@ -110,13 +187,7 @@ def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
         # What belongs to one of several services uses the ceilings of all of them.
         count = sum(number for inside, number in groups.items() if inside <= parts)
         ceiling = total(*(ceilings.get(part) for part in parts))
-        is_within = ceiling is None or count <= ceiling
-        text = f"{' and '.join(sorted(parts))}: {count:,} open"
-        if ceiling is None:
-            yield Check(f"{text}; the ceiling is unknown")
-        else:
-            verdict = "within" if is_within else "ABOVE"
-            yield Check(f"{text}, {verdict} the ceiling of {ceiling:,}", is_within)
+        yield _compared(f"{' and '.join(sorted(parts))}: {count:,} open", count, ceiling)
     for client in clients:
         if not _parts(budget, client):
             yield Check(f"not in the files: {client}: {client.connections:,} open")
