@@ -113,7 +113,13 @@ class Graph:
             todo += [(f"{scope}module.{name}.", _dict(each)) for name, each in inner.items()]
         changes = [*map(_dict, _list(document.at("resource_changes")))]
         change_of = {str(each.get("address")): each.get("change") for each in changes}
-        for path, found in resources(document):
+        every = [*resources(document)]
+        present = {re.sub(_KEY, "", str(found.get("address"))) for _, found in every}
+        for address, found in configured.items():
+            # Data sources that are not read yet stand nowhere else.
+            if found.get("mode") == "data" and address not in present:
+                every.append(((), {**found, "address": address}))
+        for path, found in every:
             address = str(found.get("address"))
             unkeyed = re.sub(_KEY, "", address)
             change, config = change_of.get(address), configured.get(unkeyed, {})
@@ -228,7 +234,8 @@ class Graph:
     def _instances_of(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Return the addresses of a resource or data source, with the attribute of the reference."""
         size = 3 if steps[0][0] == "data" else 2
-        own = self._instances.get((name.scope, ".".join(step for step, _ in steps[:size])), [])
+        base, scope = ".".join(step for step, _ in steps[:size]), re.sub(_KEY, "", name.scope)
+        own = self._instances.get((name.scope, base)) or self._instances.get((scope, base), [])
         attribute = steps[size][0] if len(steps) > size else ""
         for each in _with_key(own, steps[:size][-1][1] or name.key):
             yield each, attribute

@@ -224,9 +224,13 @@ class _Plan:
             if rule.get("needs", "") not in {"", *properties}:
                 continue
             owner = properties.get(rule.get("part_of"))
-            name = f"{owner.logical_id} targets" if isinstance(owner, Reference) else address
-            whole = found.setdefault(name, {"Type": rule["type"], "Properties": {}})
-            whole["Properties"].update(properties)
+            name = address
+            if isinstance(owner, Reference):
+                name = owner.logical_id + rule.get("suffix", " targets")
+            whole = found.setdefault(name, {"Type": rule["type"], "Properties": {}})["Properties"]
+            # One policy is attached to several roles.
+            roles = [*whole.get("Roles", ()), *properties.get("Roles", ())]
+            whole.update(properties | ({"Roles": roles} if roles else {}))
         return found
 
     def manifests(self) -> Iterator[Document]:
