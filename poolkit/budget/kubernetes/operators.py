@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.kubernetes.objects import fields, items, kinds, mappings
 from poolkit.budget.kubernetes.pods import number, surge
 from poolkit.budget.model import Database, Workload, known, total, unknown
+from poolkit.budget.read.values import get_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +68,11 @@ def poolers(objects: Objects) -> Iterator[Workload]:
     """Return the PgBouncer of every cluster, with the settings that its operator gives to it."""
     for type_name, form in kinds("poolers").items():
         for each in objects.of_type(type_name):
-            own = each.at(*form["of"].split("."))
-            if own is None and not each.at("spec", form.get("enabled", "")):
-                continue
-            if each.at("spec", form.get("enabled", "")) is False:
+            own, enabled = each.at(*form["of"].split(".")), each.at("spec", form.get("enabled", ""))
+            if enabled is False or (own is None and not enabled):
                 continue
             pods = number(each, f"{form['of']}.{form['pods']}", form["default"], "the default")
-            settings = each.at(*form["of"].split("."), *form["settings"].split("."))
+            settings = get_path(own, *form["settings"].split("."))
             cluster = each.name
             pairs: int | None = _declared_pairs(each.at("spec", "users"))
             if type_name.startswith("Pooler."):
@@ -82,13 +81,13 @@ def poolers(objects: Objects) -> Iterator[Workload]:
             elif form.get("divided"):
                 # The operator divides the maximum among the pods; each database has it.
                 most = number(each, f"{form['of']}.{form['divided']}", 60, "the default").value
-                databases = [
-                    fields(each.at("spec", key)) for key in ("databases", "preparedDatabases")
-                ]
-                pairs = max(1, sum(map(len, databases)))
+                databases = {**fields(each.at("spec", "databases"))}
+                databases |= fields(each.at("spec", "preparedDatabases"))
+                pairs = max(1, len(databases))
                 share = most // pods.value if most and pods.value else "unknown"
                 settings = {"max_db_connections": share, "max_client_conn": 10_000}
             name = form["name"].format(each.name)
+            ini = _ini(form["host"].format(cluster), pairs, fields(settings))
             yield Workload(
                 name=name,
                 platform="operator's pooler",
@@ -98,9 +97,7 @@ def poolers(objects: Objects) -> Iterator[Workload]:
                 overlap=surge(each, form.get("surge", "spec.none")),
                 variables={},
                 image="pgbouncer",
-                mounted={
-                    "pgbouncer.ini": _ini(form["host"].format(cluster), pairs, fields(settings))
-                },
+                mounted={"pgbouncer.ini": ini},
                 resource=each.key("pooler"),
                 hosts=tuple(each.hosts(name)),
             )
