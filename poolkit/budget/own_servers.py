@@ -162,7 +162,10 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     software = software_of(workload, softwares)
     engine = software.engine if software else "postgres"
     defaults = server_limit(engine, workload.where)
-    files = [_COMMENT.sub("", text) for text in workload.mounted.values()]
+    files = [software.settings if software else "", *workload.mounted.values()]
+    # EXTRA_CONF, MARIADB_EXTRA_FLAGS, POSTGRES_INITDB_ARGS.
+    files += [each.text or each.partly for each in workload.variables.values()]
+    files = [_COMMENT.sub("", text) for text in files]
     command = " ".join(workload.command or ())
     # -N is short for max_connections. The command line comes last, because it wins.
     words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", command)
@@ -174,8 +177,8 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
         limit = setting(found["max"], "max_connections", origin, workload.where)
     elif limit is None and "config_file" in command:
         limit = unknown("max_connections: its config_file could not be read", workload.where)
-    elif limit is None and software and software.by_memory:
-        limit = unknown(f"{software.name} sets max_connections by the memory", workload.where)
+    elif limit is None and software and software.limit:
+        limit = unknown(f"{software.name}: {software.limit}", workload.where)
     elif limit is None:
         limit = defaults.max_connections
     reserved = defaults.reserved

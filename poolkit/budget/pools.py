@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Quantity, known, total, unknown
-from poolkit.budget.processes import names_program, option, processes, started
+from poolkit.budget.processes import option, processes, started
 from poolkit.budget.signs import is_about_database, uses_database
 from poolkit.budget.software import software_of
 from poolkit.budget.tables import table
@@ -157,19 +157,21 @@ def _of_software(
         if _AT_ONCE.search(" ".join(workload.command or ())):
             size = unknown("its command starts clients in the background", workload.where)
     elif software is not None and software.role == "client":
-        name, is_one, size = software.name, software.processes == 1, workload.number(*software.pool)
+        name, size = software.name, workload.number(*software.pool)
         # A secret with unknown names may set the variable.
         is_default = size is None and not workload.hidden_variables
         if software.embedded and not uses_database(workload):
             return None
         if is_default and software.default is not None:
             size = known(software.default, f"the default of {name}", workload.where)
-        overflow = 0 if workload.text(software.unless) == "false" else software.overflow
+        further = workload.text(software.further)
+        overflow = int(further) if further.isdecimal() else software.overflow
+        overflow = 0 if further == "false" else overflow
+        # The command line of a program of the project may start several.
+        is_one = not count.is_known
     else:
         for each in table("software")["frameworks"]:
-            if size is None and names_program(workload, each.get("programs", ())) == (
-                "programs" in each
-            ):
+            if size is None:
                 name, is_one, size = (
                     each["name"],
                     "processes" in each,

@@ -43,14 +43,14 @@ class Software:
     """Further connections of one process."""
     embedded: bool = False
     """True if it stores its data in a file without a database among its variables."""
-    unless: str = ""
-    """The variable that turns them off with `false`."""
-    processes: int = 1
-    """The processes of one instance; 0: the command line decides."""
+    further: str = ""
+    """The variable that sets their number instead, or turns them off with `false`."""
     programs: tuple[str, ...] = ()
     """The programs by which a server or pooler is started."""
-    by_memory: bool = False
-    """True if a server's entry point sets max_connections by the memory that it finds."""
+    limit: str = ""
+    """Why a server's max_connections is unknown without the variables; empty: the default."""
+    settings: str = ""
+    """The settings that a server's image writes into its configuration file."""
     needs: tuple[str, ...] = ()
     """Variables of which one must be set, and no host, for the image to count."""
 

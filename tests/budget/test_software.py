@@ -146,15 +146,23 @@ def test_a_similar_name_is_not_the_software(image):
         ("postgrest/postgrest", {}, (1, 10, 1)),
         ("postgrest/postgrest", {"PGRST_DB_POOL": "60"}, (1, 60, 1)),
         ("postgrest/postgrest", {"PGRST_DB_CHANNEL_ENABLED": "false"}, (1, 10, 0)),
-        ("hasura/graphql-engine:v2", {"HASURA_GRAPHQL_PG_CONNECTIONS": "20"}, (1, 20, 0)),
-        ("hasura/graphql-engine:v2", {}, (1, 50, 0)),
+        ("hasura/graphql-engine:v2", {"HASURA_GRAPHQL_PG_CONNECTIONS": "20"}, (None, None, None)),
+        ("metabase/metabase", {"MB_DB_TYPE": "postgres"}, (1, 15, 5)),
+        (
+            "metabase/metabase",
+            {"MB_DB_TYPE": "mysql", "MB_QUARTZ_MAX_CONNECTION_POOL_SIZE": "9"},
+            (1, 15, 9),
+        ),
+        ("metabase/metabase", {}, (None, None, None)),
+        ("prodrigestivill/postgres-backup-local:17", {}, (1, 1, 0)),
+        ("flyway/flyway:11", {}, (1, 3, 0)),
         ("quay.io/keycloak/keycloak:26", {"KC_DB": "postgres"}, (1, 100, 0)),
         ("quay.io/keycloak/keycloak:26", {}, (None, None, None)),
         ("grafana/grafana", {}, (None, None, None)),
         ("grafana/grafana", {"GF_DATABASE_MAX_OPEN_CONN": "30"}, (1, 30, 0)),
         ("grafana/grafana", {"GF_DATABASE_MAX_OPEN_CONN": "0"}, (1, None, 0)),
         ("n8nio/n8n", {"DB_TYPE": "postgresdb"}, (1, 2, 0)),
-        ("prometheuscommunity/postgres-exporter", {}, (1, 1, 0)),
+        ("prometheuscommunity/postgres-exporter", {}, (None, None, None)),
         ("x", {"SPRING_DATASOURCE_HIKARI_MAXIMUM_POOL_SIZE": "15"}, (1, 15, 0)),
         ("x", {"spring.datasource.hikari.maximum-pool-size": "15"}, (1, 15, 0)),
         ("x", {"DATABASE_URL": "postgresql://db/a?connection_limit=5"}, (None, 5, 0)),
@@ -197,9 +205,9 @@ def test_known_software_has_its_pool(image, variables, expected):
     [
         ("alembic upgrade head", (1, 1, 0)),
         ("python manage.py migrate --noinput", (1, 1, 0)),
-        ("bundle exec rails db:migrate", (1, 1, 0)),
-        ("npx prisma migrate deploy", (1, 1, 0)),
-        ("flyway migrate", (1, 1, 0)),
+        ("bundle exec rails db:migrate", (1, None, None)),
+        ("npx prisma migrate deploy", (None, None, None)),
+        ("flyway migrate", (1, None, None)),
         ("pg_dump -j 4 app", (1, 5, 0)),
         ("sh -c 'alembic upgrade head && gunicorn -w 4 app'", (4, None, None)),
         ("python manage.py runserver", (1, None, None)),
@@ -210,11 +218,11 @@ def test_a_migration_or_dump_has_one_connection(command, expected):
     assert numbers(container("example/app", *shlex.split(command))) == expected
 
 
-def test_rails_has_a_connection_for_each_thread():
-    """The processes are Puma's workers."""
+def test_rails_has_the_pools_of_its_database_yml():
+    """RAILS_MAX_THREADS sets the size of each of its pools, and the file their number."""
     variables = {"RAILS_MAX_THREADS": "5", "WEB_CONCURRENCY": "3"}
     command = ("bundle", "exec", "rails", "server", "-b", "::")
-    assert numbers(container("example/shop", *command, **variables)) == (3, 5, 0)
+    assert numbers(container("example/shop", *command, **variables)) == (3, None, None)
 
 
 def test_a_project_adds_software():
@@ -229,6 +237,8 @@ def test_a_project_adds_software():
     )
     api = container("ghcr.io/acme/api:2", API_POOL="8")
     assert numbers(api, *softwares) == (1, 8, 0)
+    api = container("ghcr.io/acme/api:2", "gunicorn", "-w", "4", "app")
+    assert numbers(api, *softwares) == (4, 5, 0)
     assert is_no_client(container("acme/cache:1"), known=softwares)
     assert is_server(container("acme/db"), softwares)
     assert not is_no_client(container("nginx:1"), known=softwares)
@@ -251,11 +261,19 @@ def test_a_project_adds_software():
         ("timescale/timescaledb:latest-pg17", (), {"TS_TUNE_MAX_CONNS": "50"}, 50),
         ("mysql:8.4", (), {}, 151),
         ("mariadb:11", ("--max-connections=300",), {}, 300),
+        ("bitnami/mariadb", (), {"MARIADB_EXTRA_FLAGS": "--max-connections=300"}, 300),
+        ("postgres:17", (), {"POSTGRES_INITDB_ARGS": "-c max_connections=300"}, 300),
+        ("kartoza/postgis:17", (), {"EXTRA_CONF": "max_connections = 300"}, 300),
     ],
 )
 def test_the_limit_of_a_server_in_a_container(image, command, variables, expected):
     """By its command line, the variables that its image reads, or the server's default."""
     assert own_server(container(image, *command, **variables)).max_connections.value == expected
+
+
+def test_an_image_may_reserve_more_connections():
+    """Kartoza's writes superuser_reserved_connections into its configuration file."""
+    assert own_server(container("kartoza/postgis:17")).reserved.value == 10
 
 
 def test_a_mounted_file_of_mysql_sets_its_limit():
