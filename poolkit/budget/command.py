@@ -9,18 +9,18 @@ import gc
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from poolkit.budget.answers import read_answers, write_answers
-from poolkit.budget.concurrency import knee_of_run
 from poolkit.budget.files import of_environment, read_files
 from poolkit.budget.inventory import take_inventory
 from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
-from poolkit.budget.limits import class_limit, class_line, reserve, with_classes
-from poolkit.budget.measured import check_live, check_run
-from poolkit.budget.model import Database, NotCounted, Options, known, unknown
+from poolkit.budget.limits import class_limit, reserve
+from poolkit.budget.measured import check_live, check_run, knee_of_run
+from poolkit.budget.model import Database, Limit, NotCounted, Options, known, unknown
 from poolkit.budget.read.parameters import Environment, find_environment
 from poolkit.budget.report.formats import as_annotations, as_json, as_markdown, as_sarif
+from poolkit.budget.tables import table
 from poolkit.budget.verdict import EXIT_STATUS, Budget, Budgets
 from poolkit.errors import BudgetError
 from poolkit.project import Project
@@ -28,22 +28,23 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from poolkit.budget.model import Pooler, Service
+    from poolkit.budget.model import Answers
+
+
+_Limited = TypeVar("_Limited", bound=Limit)
 
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Pause the collector of cycles: it would go through all documents again and again.
+    """Pause the collector of cycles: it would go through all documents repeatedly.
 
     It takes two thirds of the time for a file of 300,000 keys, and documents have no cycles.
     """
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
 @_without_collector()
@@ -81,11 +82,7 @@ def compute_budget(options: Options) -> Budgets:
         for each in inventory.clients
         if not is_given and not each.may_use(names)
     ]
-    common: dict[str, Any] = {
-        "not_counted": (*inventory.not_counted, *of_others, *left_out, *files.not_read),
-        "unread": inventory.unread,
-        "environment": options.environment,
-    }
+    not_counted = (*inventory.not_counted, *of_others, *left_out, *files.not_read)
     budgets = []
     for database in databases:
         own = {database.name}
@@ -97,21 +94,23 @@ def compute_budget(options: Options) -> Budgets:
             poolers=tuple(each.part for each in poolers),
             migrations=options.migrations,
             operators=options.operators,
-            **common,
+            not_counted=not_counted,
+            unread=inventory.unread,
         )
         if budget.verdict == "does not fit":
             # That may not follow from a client which perhaps connects to another database.
-            parts: list[Service | Pooler] = []
-            parts += [each.unless_certain(database.name) for each in clients]
-            parts += [each.unless_certain(database.name) for each in poolers]
-            for part in parts:
-                budget = budget.with_part(part)
+            budget = dataclasses.replace(
+                budget,
+                services=tuple(each.unless_certain(database.name) for each in clients),
+                poolers=tuple(each.unless_certain(database.name) for each in poolers),
+            )
         budgets.append(budget)
-    return Budgets(each=tuple(budgets), **common)
-
-
-_EXACT: dict[str, Any] = {"formula": "", "lowest": None, "highest": None, "carried": None}
-"""The fields of a database whose limit is a number that was given."""
+    return Budgets(
+        each=tuple(budgets),
+        not_counted=not_counted,
+        unread=inventory.unread,
+        environment=options.environment,
+    )
 
 
 def _databases(found: Sequence[Database], options: Options) -> list[Database]:
@@ -120,70 +119,76 @@ def _databases(found: Sequence[Database], options: Options) -> list[Database]:
     Raises:
         BudgetError: the named database does not exist, or a limit is given for one of several.
     """
-    databases = []
     ignored = {*options.ignored, *options.answers.ignore}
-    for each in found:
-        if options.database in ("", each.name) and each.name not in ignored:
-            database = with_classes(each, options.answers.classes)
-            if each.name in options.answers.databases:
-                origin = f"{options.answers.origin} databases.{each.name}"
-                limit = known(options.answers.databases[each.name], origin)
-                database = dataclasses.replace(database, **{**_EXACT, "max_connections": limit})
-            databases.append(database)
+    databases = [
+        _answered(each, options.answers, each.name)
+        for each in found
+        if options.database in ("", each.name) and each.name not in ignored
+    ]
     if options.database and not databases:
         listed = ", ".join(each.name for each in found) or "none"
         raise BudgetError(
             f"--database {options.database}: there is no such database; there are: {listed}"
         )
-    given = _given_limit(options)
     if not databases:
-        nothing = unknown(
-            "there is no database in the files; give --max-connections N, --instance-class "
-            "db.CLASS.SIZE or --database-url URL"
-        )
-        kept = {"kind": "PostgreSQL", "max_connections": nothing, "reserved": reserve("postgres")}
-        return [Database(**{"name": "as given", "where": None, **kept, **given})]
-    if not given:
-        return databases
-    if len(databases) > 1:
+        return [_as_given(_NOTHING, options)]
+    first = _as_given(databases[0], options)
+    if first != databases[0] and len(databases) > 1:
         names = ", ".join(f"{each.name} ({each.where})" for each in databases)
         raise BudgetError(
             f"there are several databases: {names}; name the one that the limit is about with "
             "--database"
         )
-    return [dataclasses.replace(databases[0], **given)]
+    return [first, *databases[1:]]
 
 
-def _given_limit(options: Options) -> dict[str, Any]:
-    """Return the fields of a database that the options give."""
-    given: dict[str, Any] = {}
+_NOTHING = Database(
+    name="as given",
+    kind="PostgreSQL",
+    where=None,
+    max_connections=unknown(
+        "there is no database in the files; give --max-connections N, --instance-class "
+        "db.CLASS.SIZE or --database-url URL"
+    ),
+    reserved=reserve("postgres"),
+)
+"""The database of files that have none."""
+
+
+def _answered(found: _Limited, answers: Answers, name: str = "") -> _Limited:
+    """Return a limit, or that of a number which the project has for the database or its class."""
+    for kind, key in (("databases", name), ("classes", found.instance_class)):
+        if number := getattr(answers, kind).get(key):
+            return found.exact(known(number, f"{answers.origin} {kind}.{key}"))
+    return found
+
+
+def _as_given(database: Database, options: Options) -> Database:
+    """Return a database with the limits that the options give."""
     if options.database_url:
         from poolkit.activity.server import ActivityConnection  # noqa: PLC0415  (needs psycopg2)
 
         with ActivityConnection(options.database_url, needs_all=False) as connection:
             limits = connection.limits
-        given = {**_EXACT, "max_connections": unknown("the server did not report it")}
+        database = database.exact(unknown("the server did not report it"))
         if limits is not None:
-            both = limits.superuser_reserved + limits.reserved
             origin = (
                 f"{limits.superuser_reserved} superuser_reserved_connections + "
                 f"{limits.reserved} reserved_connections"
             )
-            given["kind"] = f"PostgreSQL {limits.version}".strip()
-            given["max_connections"] = known(limits.max_connections, "SHOW max_connections")
-            given["reserved"] = known(both, origin)
+            database = database.exact(
+                known(limits.max_connections, "SHOW max_connections"),
+                kind=f"PostgreSQL {limits.version}".strip(),
+                reserved=known(limits.superuser_reserved + limits.reserved, origin),
+            )
     elif options.max_connections is not None:
-        limit = known(options.max_connections, "--max-connections")
-        given = {**_EXACT, "max_connections": limit}
+        database = database.exact(known(options.max_connections, "--max-connections"))
     elif options.instance_class:
-        given = vars(class_limit("postgres", options.instance_class))
-        if options.instance_class in options.answers.classes:
-            origin = f"{options.answers.origin} classes"
-            limit = known(options.answers.classes[options.instance_class], origin)
-            given = {**given, **_EXACT, "max_connections": limit}
+        limit = _answered(class_limit("postgres", options.instance_class), options.answers)
+        database = dataclasses.replace(database, **vars(limit))
     if options.reserve is not None:
-        given = {**given, "reserved": known(options.reserve, "--reserve")}
-    return given
+        database = dataclasses.replace(database, reserved=known(options.reserve, "--reserve"))
+    return database
 
 
 def measured_class(options: Options) -> str:
@@ -200,12 +205,13 @@ def measured_class(options: Options) -> str:
         named, *others = sorted({each.database.instance_class for each in budgets})
         if others or not named:
             raise BudgetError("the files do not name one instance class; give --instance-class")
-    given = _given_limit(options)
-    if given["max_connections"].value is None:
+    database = _as_given(_NOTHING, options)
+    if database.max_connections.value is None:
         raise BudgetError("the server did not report max_connections")
-    version = given["kind"].removeprefix("PostgreSQL").strip()
+    version, number = database.kind.removeprefix("PostgreSQL").strip(), database.max_connections
     today = dt.datetime.now(tz=dt.UTC).date()
-    return class_line(named, "postgres", version, given["max_connections"].value, today)
+    line: str = table("instance_classes")["line"]
+    return line.format(named, "postgres", version, number.value, today)
 
 
 # -- output ---------------------------------------------------------------------------------

@@ -97,6 +97,26 @@ def _of_run(target: str, peak: int, measured: Any, service: Service) -> Check:
     return _compared(f"{text} of target {target}", peak, allowed)
 
 
+def knee_of_run(path: Path) -> int | None:
+    """Return the most connections that a target of a run had at its knee; None without a knee.
+
+    Raises:
+        RunFolderError: the run has no results.
+    """
+    from poolkit.compare.results.files import read_json  # noqa: PLC0415  (for a run only)
+
+    results = read_json(path / "results.json")
+    levels, knees = results.get("levels") or {}, results.get("knees") or {}
+    at_knee = [
+        _peak(repeat) or 0
+        for target, knee in knees.items()
+        for level in levels.get(target, ())
+        if knee and level.get("name") == knee["level"]
+        for repeat in level["repeats"]
+    ]
+    return max(at_knee, default=0) or None
+
+
 # -- a server -------------------------------------------------------------------------------
 
 # The view shows a role without pg_monitor who is connected, and neither kind nor address of others.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from poolkit.errors import BudgetError
 
@@ -120,6 +120,21 @@ class Overlap:
         return str(instances) if more == 0 else f"({instances} + {'?' if more is None else more})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What runs as a number of instances: a workload, a service or a pooler."""
+
+    name: str
+    where: SourceLocation | None
+    instances: Quantity
+    overlap: Overlap
+
+    def on_all(self, connections: int | None, *, is_deployed: bool = True) -> int | None:
+        """Return the connections of all instances with this many each; None if it is unknown."""
+        more = self.overlap.more(self.instances.value) if is_deployed else 0
+        return product(total(self.instances.value, more), connections)
+
+
 # -- what the readers produce ---------------------------------------------------------------
 
 
@@ -159,16 +174,12 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(Part):
     """A container or function as the platform starts it, whatever its program does."""
 
-    name: str
     platform: str
     """For the reader of the report: "ECS service", "Deployment"."""
     unit: Unit
-    where: SourceLocation | None
-    instances: Quantity
-    overlap: Overlap
     variables: Mapping[str, Variable]
     image: str = ""
     command: tuple[str, ...] | None = None
@@ -208,12 +219,9 @@ class Workload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Database:
-    """A database server and its limits."""
+class Limit:
+    """The limits of a database server."""
 
-    name: str
-    kind: str
-    where: SourceLocation | None
     max_connections: Quantity
     reserved: Quantity
     engine: str = "postgres"
@@ -230,6 +238,20 @@ class Database:
     """The processors of its instance class; None: unknown."""
     carried: int | None = None
     """What the class's memory can carry, if max_connections was set independently of it."""
+
+    def exact(self, max_connections: Quantity, **changes: Any) -> Self:
+        """Return it with a number of another source, which is exact if no change says otherwise."""
+        derived = {"formula": "", "lowest": None, "highest": None, "carried": None, **changes}
+        return dataclasses.replace(self, max_connections=max_connections, **derived)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database(Limit):
+    """A database server and its limits."""
+
+    name: str
+    kind: str
+    where: SourceLocation | None
     resources: tuple[ResourceKey, ...] = ()
     hosts: tuple[str, ...] = ()
 
@@ -263,15 +285,11 @@ class Database:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pooler:
+class Pooler(Part):
     """RDS Proxy, PgBouncer or another pooler: its server connections count, and its clients do not."""
 
-    name: str
     kind: str
     """RDS Proxy, PgBouncer, or the name of another pooler."""
-    where: SourceLocation | None
-    instances: Quantity
-    overlap: Overlap
     server_connections: Quantity | None = None
     """The most connections of one instance to the server; None: `percent` is the limit."""
     percent: Quantity | None = None
@@ -301,11 +319,8 @@ class Pooler:
             share = product(max_connections, self.percent.value)
             # AWS does not document how it rounds; up is on the safe side.
             return None if share is None else -(-share // 100)
-        instances = self.instances.value
-        if is_deployed:
-            instances = total(instances, self.overlap.more(instances))
         each = self.server_connections.value if self.server_connections else None
-        return product(instances, each)
+        return self.on_all(each, is_deployed=is_deployed)
 
     def client_limit(self) -> int | None:
         """Return the most clients of all instances; None: unknown or no limit."""
@@ -370,15 +385,11 @@ class Login(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(Part):
     """A workload that opens connections, with the numbers of its ceiling."""
 
-    name: str
     platform: str
     unit: Unit
-    where: SourceLocation | None
-    instances: Quantity
-    overlap: Overlap
     processes: Quantity
     pool_size: Quantity
     max_overflow: Quantity
@@ -397,13 +408,12 @@ class Service:
     @property
     def steady(self) -> int | None:
         """The ceiling while nothing is being deployed."""
-        return product(self.instances.value, self.processes.value, self.per_process)
+        return self.on_all(product(self.processes.value, self.per_process), is_deployed=False)
 
     @property
     def ceiling(self) -> int | None:
         """The ceiling while old and new instances run together."""
-        instances = total(self.instances.value, self.overlap.more(self.instances.value))
-        return product(instances, self.processes.value, self.per_process)
+        return self.on_all(product(self.processes.value, self.per_process))
 
     @property
     def numbers(self) -> Mapping[str, Quantity]:
@@ -418,10 +428,6 @@ class Service:
         pool = f"({self.pool_size} + {self.max_overflow})"
         pool = str(self.pool_size) if self.max_overflow.value == 0 else pool
         return f"{self.overlap.together(self.instances)}{processes} x {pool}"
-
-    def number(self, name: str) -> int | None:
-        """Return a number of the formula by its name, or `per_process`."""
-        return self.per_process if name == "per_process" else self.numbers[name].value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from poolkit.budget.limits import server_limit, setting
-from poolkit.budget.model import Database, Pooler, Quantity, known, product, total, unknown
+from poolkit.budget.limits import SERVER_RESERVE, platform_limit, reserve, setting
+from poolkit.budget.model import Database, Pooler, Quantity, known, product, unknown
 from poolkit.budget.signs import hosts_in, is_about_database
 from poolkit.budget.software import software_of
 
@@ -161,7 +161,7 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     """Return the limits of a database server in a container."""
     software = software_of(workload, softwares)
     engine = software.engine if software else "postgres"
-    defaults = server_limit(engine, workload.where)
+    defaults = platform_limit("servers", engine, where=workload.where)
     files = [software.settings if software else "", *workload.mounted.values()]
     # EXTRA_CONF, MARIADB_EXTRA_FLAGS, POSTGRES_INITDB_ARGS.
     files += [each.text or each.partly for each in workload.variables.values()]
@@ -181,28 +181,18 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
         limit = unknown(f"{software.name}: {software.limit}", workload.where)
     elif limit is None:
         limit = defaults.max_connections
-    reserved = defaults.reserved
-    if engine == "postgres" and len(found) > ("max" in found):
-        names = {"superuser_reserved": "3", "reserved": "0"}
-        parts = [
-            setting(found.get(name, text), f"{name}_connections", origin, workload.where)
-            for name, text in names.items()
-        ]
-        labels = [
-            f"{each} {name}_connections"
-            for each, name in zip(parts, names, strict=True)
-            if each.value
-        ]
-        value = total(*(each.value for each in parts))
-        unclear = next((each for each in parts if not each.is_known), None)
-        reserved = unclear or known(value or 0, " + ".join(labels), workload.where)
+    reserves = {
+        f"{name}_connections": setting(value, f"{name}_connections", origin, workload.where)
+        for name, value in found.items()
+        if name != "max"
+    }
     return Database(
         name=workload.name,
         kind=_KINDS.get(engine, engine),
         engine=engine,
         where=workload.where,
         max_connections=limit,
-        reserved=reserved,
+        reserved=reserve(defaults.engine, {**SERVER_RESERVE, **reserves}),
         resources=(workload.resource,) if workload.resource else (),
         hosts=workload.hosts,
     )

@@ -129,7 +129,8 @@ def _largest(fits: Callable[[int], bool], highest: int) -> int | None:
 def _numbers(part: _Part) -> dict[str, int | None]:
     """Return the numbers of a part that can be reduced, by name; None: unknown."""
     if isinstance(part, Service):
-        return {name: part.number(name) for name in ("per_process", "processes", "instances")}
+        numbers = {"per_process": part.per_process, "processes": part.processes.value}
+        return {**numbers, "instances": part.instances.value}
     quantities = {"server_connections": part.server_connections, "percent": part.percent}
     return {name: each.value for name, each in quantities.items() if each is not None}
 

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-from poolkit.budget.model import Service, total, unknown
+from poolkit.budget.model import Pooler, Quantity, Service, total, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from poolkit.budget.model import (
-        Database,
-        NotCounted,
-        Pooler,
-        Quantity,
-        SourceLocation,
-        Unread,
-    )
+    from poolkit.budget.model import Database, NotCounted, SourceLocation, Unread
 
 Verdict: TypeAlias = Literal["fits", "nothing to count", "cannot be shown to fit", "does not fit"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -32,8 +25,7 @@ EXIT_STATUS: Mapping[Verdict, int] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gap:
+class Gap(NamedTuple):
     """An unknown number, and what would make it known."""
 
     of: str
@@ -43,8 +35,7 @@ class Gap:
     """Its own line, or that of the service, pooler or database that it belongs to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overload:
+class Overload(NamedTuple):
     """A pooler that would get more clients than it accepts."""
 
     pooler: Pooler
@@ -63,7 +54,6 @@ class Budget:
     operators: int = 3
     not_counted: tuple[NotCounted, ...] = ()
     unread: tuple[Unread, ...] = ()
-    environment: str = ""
 
     @property
     def direct(self) -> tuple[Service, ...]:
@@ -84,44 +74,43 @@ class Budget:
         """The server's connections less its reserve."""
         return self.database.available
 
-    def ceilings(self, limit: int | None) -> list[int | None]:
+    def _ceilings(self, limit: int | None) -> list[int | None]:
         """Return the ceilings of all that opens connections; None where one is unknown.
 
         Args:
             limit: the server's max_connections, of which a proxy may take a share.
         """
         poolers = [pooler.ceiling(limit) for pooler in self.poolers]
-        own: list[int | None] = [self.migrations, self.operators]
-        return [*(service.ceiling for service in self.direct), *poolers, *own]
+        services = [service.ceiling for service in self.direct]
+        return [*services, *poolers, self.migrations, self.operators]
 
     @cached_property
     def needed(self) -> int | None:
         """The sum of all ceilings; None if one of them is unknown."""
-        return total(*self.ceilings(self.max_connections))
+        return total(*self._ceilings(self.max_connections))
 
     @cached_property
     def known(self) -> int:
         """The sum of the known ceilings: the deployment needs at least this many."""
-        return self._known_at(self.max_connections)
-
-    def _known_at(self, limit: int | None) -> int:
-        return sum(ceiling for ceiling in self.ceilings(limit) if ceiling is not None)
+        return sum(filter(None, self._ceilings(self.max_connections)))
 
     @property
     def is_over(self) -> bool:
         """True if the known ceilings are more than the most connections that can be available."""
+        if self.database.bounds is None:
+            return False
         # A proxy's share grows with max_connections.
-        bounds, limit = self.database.bounds, self.max_connections or 0
-        return bounds is not None and bounds[1] < self._known_at(
-            max(limit, self.database.highest or limit)
-        )
+        most = max(self.max_connections or 0, self.database.highest or 0)
+        return sum(filter(None, self._ceilings(most))) > self.database.bounds[1]
 
     @property
     def is_close(self) -> bool:
         """True if it depends on the error of an estimated limit whether the known ceilings fit."""
-        bounds, limit = self.database.bounds, self.max_connections or 0
+        if self.database.bounds is None or self.is_over:
+            return False
+        limit = self.max_connections or 0
         lowest = min(limit, self.database.lowest or limit)
-        return bounds is not None and not self.is_over and self._known_at(lowest) > bounds[0]
+        return sum(filter(None, self._ceilings(lowest))) > self.database.bounds[0]
 
     @property
     def verdict(self) -> Verdict:
@@ -140,41 +129,42 @@ class Budget:
             limit = pooler.client_limit()
             clients = sum(service.ceiling or 0 for service in self.clients_of(pooler.name))
             if limit is not None and clients > limit:
-                found.append(Overload(pooler=pooler, clients=clients, limit=limit))
+                found.append(Overload(pooler, clients, limit))
         return tuple(found)
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Every unknown number that matters."""
-        database = self.database
-        numbers: dict[str, Quantity | None] = {
-            "max_connections": database.max_connections,
-            "reserved": database.reserved,
-        }
-        found = [*_gaps_in(database.name, database.where, numbers)]
-        for pooler in self.poolers:
-            numbers = dict(pooler.numbers)
-            if not self.clients_of(pooler.name):
-                numbers.pop("client limit", None)
-            found += _gaps_in(pooler.name, pooler.where, numbers)
-        limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
-        for service in self.services:
-            # The number of clients matters only to a pooler that limits it.
-            if service.through and service.through not in limited:
-                continue
-            numbers = dict(service.numbers)
-            if service.overlap.kind == "unknown":
-                numbers["overlap"] = unknown(service.overlap.reason)
-            found += _gaps_in(service.name, service.where, numbers)
+        database, found = self.database, list[Gap]()
+        limit = database.max_connections
         if self.is_close:
             low, high = database.bounds or (0, 0)
-            estimate = unknown(
+            limit = unknown(
                 f"it is an estimate: {low:,} to {high:,} connections are available, and "
                 f"{self.known:,} are needed; give the server's own number with --database-url or "
                 f"--max-connections",
-                database.max_connections.where,
+                limit.where,
             )
-            found += _gaps_in(database.name, database.where, {"max_connections": estimate})
+        of_limits = {"max_connections": limit, "reserved": database.reserved}
+        parts = [(database.name, database.where, of_limits)]
+        limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
+        every: list[Pooler | Service] = [*self.poolers, *self.services]
+        for part in every:
+            numbers = dict(part.numbers)
+            if part.overlap.kind == "unknown":
+                numbers["overlap"] = unknown(part.overlap.reason)
+            # The number of clients matters only to a pooler that limits it, and has some.
+            if isinstance(part, Pooler) and not self.clients_of(part.name):
+                numbers.pop("client limit", None)
+            if isinstance(part, Pooler) or not part.through or part.through in limited:
+                parts.append((part.name, part.where, numbers))
+        for name, where, numbers in parts:
+            unclear: dict[Quantity, str] = {}
+            for number, quantity in numbers.items():
+                # pool_size and max_overflow are often unknown together, which is one gap.
+                if not quantity.is_known:
+                    unclear.setdefault(quantity, number)
+            found += [Gap(name, n, each.reason, each.where or where) for each, n in unclear.items()]
         return tuple(found)
 
     def with_part(self, part: Service | Pooler) -> Budget:
@@ -233,15 +223,3 @@ class Budgets:
         if allow_unknown and self.verdict == "cannot be shown to fit":
             return EXIT_STATUS["fits"]
         return EXIT_STATUS[self.verdict]
-
-
-def _gaps_in(
-    of: str, location: SourceLocation | None, numbers: dict[str, Quantity | None]
-) -> Iterator[Gap]:
-    seen: list[Quantity] = []
-    for name, quantity in numbers.items():
-        # pool_size and max_overflow are often unknown together, which is one gap.
-        if quantity is not None and not quantity.is_known and quantity not in seen:
-            seen.append(quantity)
-            where = quantity.where or location
-            yield Gap(of=of, number=name, reason=quantity.reason, where=where)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from poolkit.budget.concurrency import knee_of_run, useful_concurrency
-from poolkit.budget.limits import class_limit
+from poolkit.budget.limits import class_limit, useful_connections, useful_note
+from poolkit.budget.measured import knee_of_run
 from poolkit.budget.model import Database
 from poolkit.budget.report.rows import ways_out
 from poolkit.errors import RunFolderError
@@ -23,16 +23,19 @@ def database(instance_class):
 )
 def test_the_processors_of_the_class_decide(instance_class, busy, most):
     """2 connections per vCPU and one more can compute; none is useful above 20 per vCPU."""
-    found = useful_concurrency(database(instance_class))
-    assert (found.busy, found.most) == (busy, most)
+    of_class = database(instance_class)
+    assert useful_connections(of_class) == most
+    assert (f"about {busy} can compute" in useful_note(of_class, 1000)) == (busy is not None)
 
 
 def test_more_connections_than_that_get_a_note():
     """They fit, and will not run at once. Without a known class there is nothing to say."""
-    found = useful_concurrency(database("db.r6g.large"))
-    assert (found.note(40), found.note(None)) == ("", "")
-    assert all(part in found.note(1700) for part in ("1,700 connections", "2 vCPU", "40"))
-    assert useful_concurrency(database("db.r9g.large")).note(1700) == ""
+    of_class = database("db.r6g.large")
+    assert useful_note(of_class, 40) == ""
+    assert all(
+        part in useful_note(of_class, 1700) for part in ("1,700 connections", "2 vCPU", "40")
+    )
+    assert useful_note(database("db.r9g.large"), 1700) == ""
 
 
 def test_the_output_has_the_note(folder):
@@ -63,9 +66,9 @@ def test_the_knee_of_a_run_takes_its_place(tmp_path):
     """In connections: the most that the target had at the load of its knee."""
     results(tmp_path, {"web": {"level": "10 users"}, "lambda": None})
     assert knee_of_run(tmp_path) == 12
-    found = useful_concurrency(database("db.r6g.large"), 12)
-    assert (found.most, found.note(12)) == (12, "")
-    assert "12" in found.note(30)
+    of_class = database("db.r6g.large")
+    assert (useful_connections(of_class, 12), useful_note(of_class, 12, 12)) == (12, "")
+    assert "12" in useful_note(of_class, 30, 12)
 
 
 def test_a_run_without_a_knee_has_none(tmp_path):

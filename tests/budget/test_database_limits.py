@@ -12,13 +12,10 @@ import pytest
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.files import read_files
 from poolkit.budget.limits import (
-    azure_limit,
     class_limit,
-    class_line,
     class_size,
-    cloud_sql_limit,
     evaluated,
-    server_limit,
+    platform_limit,
     serverless_limit,
     smallest_class,
 )
@@ -186,24 +183,24 @@ def test_the_smallest_class_of_a_family_is_found(kind, engine, name, connections
 )
 def test_cloud_sql_goes_by_the_memory_of_its_tier(tier, connections, vcpus):
     """PostgreSQL's documented defaults; a flag wins, also where the tier is unknown."""
-    limit = cloud_sql_limit("POSTGRES_17", tier, {})
+    limit = platform_limit("cloud_sql", "POSTGRES_17", tier, {})
     assert (limit.max_connections.value, limit.reserved.value) == (connections, 3)
     assert limit.vcpus == vcpus
-    flagged = cloud_sql_limit("POSTGRES_17", tier, {"max_connections": "300"})
+    flagged = platform_limit("cloud_sql", "POSTGRES_17", tier, {"max_connections": "300"})
     assert flagged.max_connections.value == 300
 
 
 @pytest.mark.parametrize("value", [None, "many", "0", "300000"])
 def test_a_flag_that_is_unknown_or_refused_is_no_number(value):
     """Then the default does not hold either."""
-    limit = cloud_sql_limit("POSTGRES_17", "db-f1-micro", {"max_connections": value})
+    limit = platform_limit("cloud_sql", "POSTGRES_17", "db-f1-micro", {"max_connections": value})
     assert limit.max_connections.value is None
     assert "max_connections" in limit.max_connections.reason
 
 
 def test_mysql_on_cloud_sql_has_no_documented_default():
     """Only its flag says how many connections it accepts."""
-    limit = cloud_sql_limit("MYSQL_8_4", "db-custom-2-7680", {})
+    limit = platform_limit("cloud_sql", "MYSQL_8_4", "db-custom-2-7680", {})
     assert (limit.engine, limit.max_connections.value) == ("mysql", None)
     assert "--max-connections" in limit.max_connections.reason
 
@@ -223,9 +220,9 @@ def test_mysql_on_cloud_sql_has_no_documented_default():
 )
 def test_azure_goes_by_its_sku(engine, sku, connections, reserved):
     """The documented defaults; a size of another series is unknown."""
-    limit = azure_limit(engine, sku, {})
+    limit = platform_limit("azure", engine, sku, {})
     assert (limit.max_connections.value, limit.reserved.value) == (connections, reserved)
-    assert azure_limit(engine, sku, {"max_connections": 70}).max_connections.value == 70
+    assert platform_limit("azure", engine, sku, {"max_connections": 70}).max_connections.value == 70
 
 
 @pytest.mark.parametrize(
@@ -233,13 +230,14 @@ def test_azure_goes_by_its_sku(engine, sku, connections, reserved):
 )
 def test_a_server_has_the_defaults_of_its_software(engine, limits):
     """PostgreSQL 100, MySQL and MariaDB 151."""
-    limit = server_limit(engine)
+    limit = platform_limit("servers", engine)
     assert (limit.max_connections.value, limit.reserved.value) == limits
 
 
 def test_a_measured_class_is_printed_as_toml():
     """The lines can be pasted into pyproject.toml and into the table as they are."""
-    found = tomllib.loads(class_line("db.m7g.large", "postgres", "18.6", 812, "2026-11-28"))
+    line = table("instance_classes")["line"]
+    found = tomllib.loads(line.format("db.m7g.large", "postgres", "18.6", 812, "2026-11-28"))
     assert found["tool"]["poolkit"]["budget"]["classes"] == {"db.m7g.large": 812}
     (row,) = found["measured"]
     assert set(row) == {"class", "engine", "version", "max_connections", "date", "source"}

@@ -200,7 +200,7 @@ def test_a_service_that_cannot_fit_has_no_way_out():
     """With an unknown number of tasks, one task alone is too much."""
     full = deployment(room=50)
     unclear = dataclasses.replace(full.services[0], instances=unknown("a reason"))
-    (text,) = ways_out(full.with_part(unclear))
+    (text,) = ways_out(dataclasses.replace(full, services=(unclear,)))
     assert "web does not fit" in text
 
 

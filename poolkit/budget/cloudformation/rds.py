@@ -6,6 +6,7 @@ ConnectionPoolConfiguration (MaxConnectionsPercent, from 1 to 100, 100 by defaul
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -13,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.budget import limits
 from poolkit.budget.model import Database, Overlap, Pooler, known, unknown
-from poolkit.budget.read.values import Unknown, references, why_unknown
+from poolkit.budget.read.values import Unknown, references, walk, why_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.limits import Limit
-    from poolkit.budget.model import Quantity, ResourceKey, SourceLocation
+    from poolkit.budget.model import Limit, Quantity
 
 _CLUSTER = "AWS::RDS::DBCluster"
 _GROUPS = ("DBParameterGroupName", "DBClusterParameterGroupName")
@@ -62,62 +62,60 @@ def _names(value: Any, resource: Resource, properties: Sequence[str] = _IDENTIFI
 
 def _database(resource: Resource, members: list[Resource]) -> Database:
     """Return an instance, or a cluster with its instances."""
-    groups = [*members, resource]
-    engine = next((each.get("Engine") for each in groups if each.get("Engine")), None)
+    together = [*members, resource]
+    engine = next((each.get("Engine") for each in together if each.get("Engine")), None)
     if engine is None:
         # AWS wants an engine, unless a snapshot has one.
         copies = ("DBSnapshotIdentifier", "SnapshotIdentifier", "SourceDBClusterIdentifier")
         is_copy = any(map(resource.get, copies))
         engine = Unknown("its snapshot decides") if is_copy else "postgres"
-    # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
     name = engine if isinstance(engine, str) else ""
     found = [_limit(each, resource, name) for each in members or [resource]]
-    counts = [min(each.max_connections.value or 0, each.carried or sys.maxsize) for each in found]
-    limit = found[counts.index(min(counts))]
-    changes: dict[str, Any] = {"reserved": _reserved(groups, limit)}
-    reason, where = _why_unknown(resource, members, engine)
-    if reason:
-        changes["max_connections"] = unknown(reason, where)
-    if reason or len({each.instance_class for each in found}) > 1:
-        changes["instance_class"] = ""
+    # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
+    limit = min(
+        found, key=lambda each: min(each.max_connections.value or 0, each.carried or sys.maxsize)
+    )
+    nothing = _unknown_limit(resource, together, engine)
+    if nothing or len({each.instance_class for each in found}) > 1:
+        number = nothing or limit.max_connections
+        limit = dataclasses.replace(limit, max_connections=number, instance_class="")
+    set_there = {
+        parameter: _setting(group, "Parameters", parameter)
+        for parameter in (*limits.RDS_RESERVE, "reserved_connections")
+        if (group := _group_with(together, parameter))
+    }
+    reserved = limits.reserve(limit.engine, {**limits.RDS_RESERVE, **set_there})
     return Database(
         name=resource.logical_id,
         kind="Aurora" if "aurora" in name else "RDS",
         where=resource.where(),
-        resources=tuple({each.key for each in groups}),
-        **vars(dataclasses.replace(limit, **changes)),
+        resources=tuple({each.key for each in together}),
+        **vars(dataclasses.replace(limit, reserved=reserved)),
     )
 
 
-def _why_unknown(
-    resource: Resource, members: list[Resource], engine: Any
-) -> tuple[str, SourceLocation]:
-    """Return the reason why the limit is unknown whatever the class is, and its line."""
-    reason, where, give = "", resource.where(), "give --max-connections"
-    for each, key in itertools.product([*members, resource], _GROUPS):
-        named = each.get(key)
+def _unknown_limit(resource: Resource, together: list[Resource], engine: Any) -> Quantity | None:
+    """Return the limit if it is unknown whatever the instance class is, else None."""
+    if isinstance(resource.present, Unknown):
+        reason = f"it is unknown whether the database exists: {resource.present.reason}"
+        return unknown(reason, resource.where())
+    if why := why_unknown(engine):
+        return unknown(f"its engine is unknown: {why}", resource.where("Engine"))
+    if resource.get("EngineMode") == "serverless":
+        reason = "Aurora Serverless v1 (EngineMode serverless) has no fixed limit"
+        return unknown(f"{reason}; give --max-connections", resource.where("EngineMode"))
+    if resource.type != _CLUSTER and resource.get("DBClusterIdentifier"):
+        reason = "its cluster is not in the files; give --max-connections"
+        return unknown(reason, resource.where())
+    for each, key in itertools.product(together, _GROUPS):
         # RDS's own groups set nothing.
+        named = each.get(key)
         is_default = isinstance(named, str) and named.startswith("default")
         if named is not None and not is_default and each.stack.referenced(named) is None:
             shown = f"{named} " if isinstance(named, str) else ""
-            reason = f"the parameter group {shown}({each.where(key)}) is not in the files; {give}"
-    if resource.type == _CLUSTER:
-        sizes = (_SCALING, "DBClusterInstanceClass", "EngineMode")
-        if not members and not any(map(resource.get, sizes)):
-            reason = f"the cluster has no instance in the files; {give}"
-    elif resource.get("DBClusterIdentifier"):
-        reason = f"its cluster is not in the files; {give}"
-    if resource.get("EngineMode") == "serverless":
-        reason = f"Aurora Serverless v1 (EngineMode serverless) has no fixed limit; {give}"
-        where = resource.where("EngineMode")
-    if why := why_unknown(engine):
-        reason, where = f"its engine is unknown: {why}", resource.where("Engine")
-    if isinstance(resource.present, Unknown):
-        reason = f"it is unknown whether the database exists: {resource.present.reason}"
-    return reason, where
-
-
-# -- parameter groups -----------------------------------------------------------------------
+            reason = f"the parameter group {shown}({each.where(key)}) is not in the files"
+            return unknown(f"{reason}; give --max-connections", resource.where())
+    return None
 
 
 def _group_with(resources: Iterable[Resource], name: str) -> Resource | None:
@@ -135,75 +133,50 @@ def _setting(resource: Resource, *path: str, most: int = limits.MOST["postgres"]
     return limits.setting(resource.get(*path), path[-1], origin, where, most)
 
 
-def _reserved(resources: list[Resource], limit: Limit) -> Quantity:
-    """Return the connections that a server reserves, as the parameter groups set them."""
-    if limit.engine != "postgres":
-        return limit.reserved
-    total, labels = 0, []
-    for name, default in {**limits.RESERVES, "reserved_connections": 0}.items():
-        group = _group_with(resources, name)
-        number = _setting(group, "Parameters", name) if group else known(default, "")
-        if number.value is None:
-            return number
-        total += number.value
-        if number.value:
-            labels.append(f"{number} {name}{f' ({number.origin})' if number.origin else ''}")
-    return known(total, " + ".join(labels), resources[-1].where())
-
-
 # -- max_connections ------------------------------------------------------------------------
 
 
 def _limit(server: Resource, resource: Resource, engine: str) -> Limit:
     """Return the limits of an instance, which may be in a cluster."""
-    source: Resource = server
-    path: tuple[str, ...] = ("DBInstanceClass",)
+    source, path = server, ["DBInstanceClass"]
     if server.get(*path) is None:
         # A Multi-AZ DB cluster has one class for all its instances.
-        source, path = resource, ("DBClusterInstanceClass",)
+        source, path = resource, ["DBClusterInstanceClass"]
     found, version, gib = source.get(*path), str(resource.get("EngineVersion") or ""), 0.0
-    why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
-    why = why and f"instance class: {why}"
     if resource.get(_SCALING) and found in (None, "db.serverless"):
-        source, path = resource, (_SCALING, "MaxCapacity")
+        source, path = resource, [_SCALING, "MaxCapacity"]
         low, high, why = _capacity(resource)
         gib, limit = high * 2, limits.serverless_limit(engine, low, high, source.where(*path))
     else:
+        why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
+        why = why and f"instance class: {why}"
+        size = limits.class_size(str(found))
+        gib = size.gib if size else 0
         limit = limits.class_limit(engine, str(found), version, source.where(*path))
-        if size := limits.class_size(str(found)):
-            gib = size.gib
     if why:
         gib, nothing = 0, unknown(why, source.where(*path))
         limit = dataclasses.replace(limit, max_connections=nothing, instance_class="")
-    carried, vcpus = limit.max_connections.value, limit.vcpus
-    group = _group_with((server, resource), "max_connections")
-    if group is not None:
-        source, path = group, ("Parameters", "max_connections")
-        text, most = group.get(*path), limits.MOST.get(limit.engine, max(limits.MOST.values()))
-        if isinstance(text, str) and "DBInstanceClassMemory" in text:
-            limit = limits.formula_limit(engine, gib, text, group.where(*path))
-        else:
-            number, formula = _setting(group, *path, most=most), f"Set in {group.logical_id}."
-            limit = dataclasses.replace(limit, max_connections=number, formula=formula)
-            limit = dataclasses.replace(limit, lowest=None, highest=None)
-        limit = dataclasses.replace(limit, carried=carried, vcpus=vcpus, instance_class="")
+    if group := _group_with((server, resource), "max_connections"):
+        source, path = group, ["Parameters", "max_connections"]
+        number = group.get(*path)
+        set_there = limits.formula_limit(
+            engine, gib, number, group.origin(*path), group.where(*path)
+        )
+        carried, vcpus = limit.max_connections.value, limit.vcpus
+        limit = dataclasses.replace(set_there, carried=carried, vcpus=vcpus)
     quantity = dataclasses.replace(limit.max_connections, origin=source.origin(*path))
     return dataclasses.replace(limit, max_connections=quantity)
 
 
 def _capacity(resource: Resource) -> tuple[float, float, str]:
     """Return the least and most capacity units of a cluster, or why they are unknown."""
-    bounds = {"MinCapacity": 0.0, "MaxCapacity": 1.0}
-    for name, least in bounds.items():
-        found, where = resource.get(_SCALING, name), resource.where(_SCALING, name)
-        try:
-            bounds[name] = float(found)
-        except (TypeError, ValueError):
-            why = why_unknown(found) or f"{name} must be a number of ACU, not {found!r} ({where})"
-            return 1, 1, why
-        if not max(least, bounds["MinCapacity"]) <= bounds[name] <= 256:
-            return 1, 1, f"{name} must be from {least:g} to 256 ACU, not {found} ({where})"
-    return bounds["MinCapacity"], bounds["MaxCapacity"], ""
+    found = [resource.get(_SCALING, name) for name in ("MinCapacity", "MaxCapacity")]
+    with contextlib.suppress(TypeError, ValueError):
+        low, high = map(float, found)
+        if 0 <= low <= high <= 256 and high >= 1:
+            return low, high, ""
+    why = f"{_SCALING} must be a range of at most 256 ACU ({resource.where(_SCALING)})"
+    return 1, 1, next(filter(None, map(why_unknown, found)), why)
 
 
 # -- RDS Proxy ------------------------------------------------------------------------------
@@ -215,25 +188,22 @@ def rds_proxies(stacks: Sequence[Stack]) -> Iterator[Pooler]:
     proxies, groups = ([e for stack in stacks for e in stack.of_type(kind)] for kind in kinds)
     path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
     for proxy in proxies:
-        percent = known(100, "MaxConnectionsPercent is 100 by default", proxy.where())
-        behind: list[ResourceKey] = []
-        for group in groups:
-            if not _names(group.get("DBProxyName"), proxy, ("DBProxyName",)):
-                continue
-            if group.get(*path) is not None:
-                percent = _setting(group, *path, most=100)
-            targets = [group.get(f"{name}s") for name in _IDENTIFIERS]
-            behind += [each.resource for each in references(targets)]
-            texts = [item for items in targets if isinstance(items, list) for item in items]
-            servers = _servers(stacks)
-            behind += [each.key for each in servers for text in texts if _names(text, each)]
+        own = [each for each in groups if _names(each.get("DBProxyName"), proxy, ("DBProxyName",))]
+        percents = [_setting(each, *path, most=100) for each in own if each.get(*path) is not None]
+        default = known(100, "MaxConnectionsPercent is 100 by default", proxy.where())
+        targets = [each.get(f"{name}s") for each in own for name in _IDENTIFIERS]
+        values = [value for _, value in walk(targets)]
         yield Pooler(
             name=proxy.logical_id,
             kind="RDS Proxy",
             where=proxy.where(),
             instances=known(1, "RDS runs it"),
             overlap=Overlap(),
-            percent=percent,
+            percent=next(reversed(percents), default),
             resource=proxy.key,
-            leads_to=tuple(dict.fromkeys(behind)),
+            leads_to=tuple(
+                each.key
+                for each in _servers(stacks)
+                if any(_names(value, each) for value in values)
+            ),
         )

@@ -10,7 +10,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.answers import answer
-from poolkit.budget.concurrency import useful_concurrency
+from poolkit.budget.limits import useful_connections
 from poolkit.budget.model import Quantity, SourceLocation
 from poolkit.budget.report.rows import (
     LONG,
@@ -71,7 +71,7 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         "verdict": budget.verdict,
         "headline": headline(budget),
         "bounds": budget.database.bounds,
-        "useful": useful_concurrency(budget.database).most,
+        "useful": useful_connections(budget.database),
         "services": services,
         "poolers": poolers,
         "unknown": gaps,

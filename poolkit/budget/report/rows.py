@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.answers import Answer, answer
-from poolkit.budget.concurrency import useful_concurrency
+from poolkit.budget.limits import useful_note
 from poolkit.budget.suggestions import applied, suggestions
 
 if TYPE_CHECKING:
@@ -239,6 +239,6 @@ def ways_out(budget: Budget, knee: int | None = None) -> tuple[str, ...]:
         texts.insert(0, heading)
     elif not found and (budget.is_over or budget.overloads):
         texts.append("No change of pools, instances or max_connections makes it fit.")
-    if note := useful_concurrency(budget.database, knee).note(budget.known):
+    if note := useful_note(budget.database, budget.known, knee):
         texts.insert(0, f"But {note}" if budget.verdict == "fits" else note)
     return tuple(texts)

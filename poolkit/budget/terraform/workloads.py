@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.kubernetes.workloads import describe_manifests
-from poolkit.budget.limits import Limit, azure_limit, cloud_sql_limit, engine_kind, reserve
+from poolkit.budget.limits import engine_kind, platform_limit, reserve
 from poolkit.budget.model import (
     Database,
     Evidence,
+    Limit,
     Overlap,
     ResourceKey,
     SourceLocation,
@@ -364,8 +365,8 @@ class _Plan:
             if isinstance(size, str) and node.type.endswith(
                 ("flexible_server", "_sql_database_instance")
             ):
-                limit_of = cloud_sql_limit if node.type.startswith("google") else azure_limit
-                limit = limit_of(engine, size, settings, node.where)
+                platform = "cloud_sql" if node.type.startswith("google") else "azure"
+                limit = platform_limit(platform, engine, size, settings, node.where)
             kind, keys = table("terraform")["servers"][node.type], (self.key(name),)
             yield Database(name=name, kind=kind, where=node.where, resources=keys, **vars(limit))
 
