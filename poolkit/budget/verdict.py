@@ -117,7 +117,8 @@ class Budget:
         """Whether the deployment fits; an unknown number counts neither for it nor against it."""
         if self.overloads or self.is_over:
             return "does not fit"
-        if self.needed is None or self.available is None or self.gaps or self.unread:
+        is_nothing_there = self.database.where is None and not (self.services or self.poolers)
+        if self.unread or (self.gaps and not is_nothing_there):
             return "cannot be shown to fit"
         return "fits" if self.services else "nothing to count"
 
