@@ -133,8 +133,8 @@ WHERE datid IS NOT NULL AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
 GROUP BY 1, 2, 3 ORDER BY count(*) DESC, 1, 2, 3
 """
 _URL = re.compile(r"//(?P<user>[^:@/\s]+)(?::[^@\s]*)?@[^/?\s]*(?:/(?P<database>[^?;\s]+))?")
-_NAME = re.compile(r"(?P<user>USER(_?NAME)?)$|(DATABASE|DB|DB_?NAME)$")
-_APPLICATION = re.compile(r"\bapplication_?name=([^&;\s'\"]+)", re.IGNORECASE)
+_NAME = re.compile(r"(?P<user>USER(?:_?NAME)?)$|(?P<database>DATABASE|DB|DB_?NAME)$")
+_APPLICATION = re.compile(r"\bapplication_?name=(?P<application>[^&;\s'\"]+)", re.IGNORECASE)
 
 
 class _Client(NamedTuple):
@@ -156,19 +156,18 @@ class _Client(NamedTuple):
 
 def login(workload: Workload) -> Login:
     """Return what a workload's variables show of its connections; passwords are not read."""
-    user = database = ""
-    application = workload.text("PGAPPNAME")
+    found = {"application": workload.text("PGAPPNAME")}
     for name, variable in workload.variables.items():
         text = (variable.partly if variable.text is None else variable.text).strip()
         if not text or not is_about_database(name, variable):
             continue
         if match := _APPLICATION.search(text):
-            application = match[1]
+            found |= match.groupdict()
         if match := _URL.search(text):
-            user, database = user or match["user"], database or match["database"] or ""
+            found = {**{key: part for key, part in match.groupdict().items() if part}, **found}
         elif match := _NAME.search(name.upper()):
-            user, database = (user or text, database) if match["user"] else (user, database or text)
-    return Login(user, database, application)
+            found.setdefault(match.lastgroup or "", text)
+    return Login(**found)
 
 
 def check_live(budgets: Budgets, url: str) -> list[Check]:

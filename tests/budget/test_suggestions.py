@@ -200,8 +200,8 @@ def test_a_service_that_cannot_fit_has_no_way_out():
     """With an unknown number of tasks, one task alone is too much."""
     full = deployment(room=50)
     unclear = dataclasses.replace(full.services[0], instances=unknown("a reason"))
-    (text,) = ways_out(dataclasses.replace(full, services=(unclear,)))
-    assert "web does not fit" in text
+    (group,) = ways_out(dataclasses.replace(full, services=(unclear,)))
+    assert "web does not fit" in group.sentence
 
 
 def test_advice_is_true_with_the_unknowns_in_it():
@@ -209,10 +209,10 @@ def test_advice_is_true_with_the_unknowns_in_it():
     full = deployment()
     other = dataclasses.replace(full.services[0], name="other", instances=unknown("a reason"))
     budget = dataclasses.replace(full, services=(*full.services, other))
-    heading, *texts = ways_out(budget)
-    assert "cannot be shown to fit" in heading
-    assert texts
-    assert "makes it fit" in ways_out(full)[0]
+    (group,) = ways_out(budget)
+    assert "cannot be shown to fit" in group.sentence
+    assert group.entries
+    assert "makes it fit" in ways_out(full)[0].sentence
 
 
 def test_a_proxy_keeps_its_share_of_a_larger_server():
@@ -248,5 +248,5 @@ def test_where_nothing_helps_it_is_said():
     ]
     budget = dataclasses.replace(full, poolers=tuple(proxies), operators=9)
     assert suggestions(budget) == ()
-    (text,) = ways_out(budget)
-    assert text.startswith("No change")
+    (group,) = ways_out(budget)
+    assert group.sentence.startswith("No change")

@@ -7,20 +7,12 @@ import html
 import os
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.answers import answer
 from poolkit.budget.limits import useful_connections
 from poolkit.budget.model import Quantity, SourceLocation
-from poolkit.budget.report.rows import (
-    LONG,
-    headline,
-    overload_text,
-    sections,
-    summary,
-    unknown,
-    ways_out,
-)
+from poolkit.budget.report import rows
 from poolkit.budget.suggestions import suggestions
 from poolkit.masking import printable
 from poolkit.thresholds.outputs import MOST_ANNOTATIONS, workflow_command
@@ -28,15 +20,12 @@ from poolkit.thresholds.outputs import MOST_ANNOTATIONS, workflow_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from poolkit.budget.report.rows import Row, Section
     from poolkit.budget.verdict import Budget, Budgets
 
 VERSION = 2
 """The version of the JSON; it changes if a key is removed or changes its meaning."""
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _INTERNAL = {"each", "resource", "resources", "hosts", "leads_to", "server_hosts", "login"}
-
-Level: TypeAlias = Literal["error", "warning", "note"]
 
 
 # -- JSON -----------------------------------------------------------------------------------
@@ -45,38 +34,31 @@ Level: TypeAlias = Literal["error", "warning", "note"]
 def as_json(budgets: Budgets, *, status: int) -> dict[str, Any]:
     """Return what `--json` prints; docs/budget.md describes every key."""
     found: dict[str, Any] = {"version": VERSION, "exit_status": status}
-    found |= {"verdict": budgets.verdict, "headline": summary(budgets), **_plain(budgets)}
+    found |= {"verdict": budgets.verdict, "headline": rows.summary(budgets), **_plain(budgets)}
     return {**found, "databases": [_of_database(budget) for budget in budgets.each]}
 
 
 def _of_database(budget: Budget) -> dict[str, Any]:
-    limit, numbers = budget.max_connections, ("available", "needed", "known")
-    services = [
+    names = ("verdict", "available", "needed", "known", "migrations", "operators")
+    found = _plain(budget.database) | {name: getattr(budget, name) for name in names}
+    found |= {"headline": rows.headline(budget), "bounds": budget.database.bounds}
+    found["useful"] = useful_connections(budget.database)
+    found["services"] = [
         {**_plain(each), "formula": each.formula, "running": each.steady, "ceiling": each.ceiling}
         for each in budget.services
     ]
-    poolers = [
+    limit = budget.max_connections
+    found["poolers"] = [
         {**_plain(each), "formula": each.formula(limit), "client_limit": each.client_limit()}
         | {"running": each.ceiling(limit, is_deployed=False), "ceiling": each.ceiling(limit)}
         for each in budget.poolers
     ]
-    gaps = [
+    answers = [(gap, answer(budget, gap.of)) for gap in budget.gaps]
+    found["unknown"] = [
         {**_plain(gap), "answer": how.flag(gap.of) or None, "entry": how.entry(gap.of) or None}
-        for gap in budget.gaps
-        for how in (answer(budget, gap.of),)
+        for gap, how in answers
     ]
-    return {
-        **_plain(budget.database),
-        **{name: getattr(budget, name) for name in (*numbers, "migrations", "operators")},
-        "verdict": budget.verdict,
-        "headline": headline(budget),
-        "bounds": budget.database.bounds,
-        "useful": useful_connections(budget.database),
-        "services": services,
-        "poolers": poolers,
-        "unknown": gaps,
-        "suggestions": _plain(suggestions(budget)),
-    }
+    return {**found, "suggestions": _plain(suggestions(budget))}
 
 
 def _plain(value: Any) -> Any:
@@ -88,10 +70,10 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _INTERNAL]
         return {name: _plain(getattr(value, name)) for name in names}
-    if hasattr(value, "_asdict"):
-        return {name: _plain(each) for name, each in value._asdict().items()}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        # A named one is an object.
+        each = [_plain(each) for each in value]
+        return dict(zip(value._fields, each, strict=True)) if hasattr(value, "_fields") else each
     return None if value == "" else value
 
 
@@ -101,40 +83,29 @@ def _plain(value: Any) -> Any:
 def as_markdown(budgets: Budgets) -> str:
     """Return a comment for a pull request: the verdict first, long lists folded."""
     title = f" ({_escaped(budgets.environment)})" if budgets.environment else ""
-    *parts, verdict = sections(budgets)
-    lines = [f"### Connection budget{title}", "", f"**{_escaped(verdict.title)}**"]
-    lines += _lines(verdict)
-    for part in parts:
-        # The verdict on everything stands above.
-        if not part.is_empty and part.title != verdict.title:
-            mark = "#### {}" if part.verdict is None else "**{}**"
-            lines += ["", mark.format(_escaped(part.title))] if part.title else []
-            lines += _folded(_table(part.table)) if part.table else []
-            lines += _lines(part)
-            for group in part.groups:
-                lines += ["", f"{_escaped(group.sentence)}  "]
-                lines += [_escaped(f"Answer: {group.answer}")] if group.answer else []
-                names = ("  ".join(filter(None, entry)) for entry in group.entries)
-                lines += _folded([f"- {_escaped(name)}" for name in names])
+    *parts, verdict = rows.sections(budgets)
+    lines = [f"### Connection budget{title}"]
+    for part in (verdict, *parts):
+        mark = "#### {}" if part.verdict is None else "**{}**"
+        lines += ["", mark.format(_escaped(part.title))] if part.title else []
+        lines += _folded(_table(part.table)) if part.table else []
+        for group in part.groups:
+            answer = [f"Answer: {group.answer}"] if group.answer else []
+            # Two spaces at its end break a line.
+            lines += ["", "  \n".join(map(_escaped, (group.sentence, *answer)))]
+            names = ("  ".join(filter(None, entry)) for entry in group.entries)
+            lines += _folded([f"- {_escaped(name)}" for name in names]) if group.entries else []
     return "\n".join(lines) + "\n"
 
 
-def _lines(section: Section) -> list[str]:
-    """Return the lines of a section as a list; a line before a list of suggestions is none."""
-    heads = [text for text in section.lines if section.verdict and not text.startswith("- ")]
-    items = [text.removeprefix("- ") for text in section.lines if text not in heads]
-    shown = [line for text in heads for line in ("", _escaped(text))]
-    return shown + (_folded([f"- {_escaped(text)}" for text in items]) if items else [])
-
-
-def _table(rows: tuple[Row, ...]) -> list[str]:
+def _table(table: tuple[rows.Row, ...]) -> list[str]:
     """Return the lines of a table; the last row is the sum."""
     lines = ["| service | kind | instances x processes x pool | running | deploying |"]
     lines.append("|---|---|---|---:|---:|")
-    for row in rows:
+    for row in table:
         name = ("" if row.is_counted else "↳ ") + _escaped(row.name)
         cells = [name, *map(_escaped, row[1:3]), row.steady, row.ceiling]
-        if row is rows[-1]:
+        if row is table[-1]:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -142,7 +113,7 @@ def _table(rows: tuple[Row, ...]) -> list[str]:
 
 def _folded(lines: list[str]) -> list[str]:
     """Return lines after an empty one, or behind a click if they are many."""
-    if len(lines) <= LONG:
+    if len(lines) <= rows.LONG:
         return ["", *lines]
     return ["", f"<details><summary>{len(lines)} lines</summary>", "", *lines, "", "</details>"]
 
@@ -164,15 +135,6 @@ def _escaped(text: str) -> str:
 # -- annotations and SARIF ------------------------------------------------------------------
 
 
-class Finding(NamedTuple):
-    """One message about one line."""
-
-    rule: str
-    level: Level
-    text: str
-    where: SourceLocation | None
-
-
 RULES = {
     "does-not-fit": "The connection ceiling of the deployment is more than the database allows.",
     "too-many-clients": "A pooler would get more clients than it accepts.",
@@ -181,34 +143,46 @@ RULES = {
     "unknown-number": "A number of the connection ceiling is unknown.",
     "fits": "The connection ceiling of the deployment is within what the database allows.",
 }
+_LEVELS = {"nothing-to-count": "warning", "unknown-number": "warning", "fits": "note"}
+"""The levels of the rules that are no errors, by their names in SARIF."""
+
+
+class Finding(NamedTuple):
+    """One message about one line."""
+
+    rule: str
+    text: str
+    where: SourceLocation | None = None
+
+    @property
+    def level(self) -> str:
+        """`error`, `warning` or `note`."""
+        return _LEVELS.get(self.rule, "error")
 
 
 def findings(budgets: Budgets) -> Iterator[Finding]:
     """Return the verdicts, at the line of the largest service, and every unknown number."""
     for budget in budgets.each:
-        text, where = headline(budget), budget.database.where
+        rule, text = budget.verdict.replace(" ", "-"), rows.headline(budget)
         if budget.is_over:
-            largest = max(budget.direct, key=lambda service: service.ceiling or 0, default=None)
-            text = " ".join([text, *ways_out(budget)[:4]])
-            yield Finding("does-not-fit", "error", text, largest.where if largest else where)
-        for each in budget.overloads:
-            yield Finding("too-many-clients", "error", overload_text(each), each.pooler.where)
-        if budget.verdict == "nothing to count":
-            yield Finding("nothing-to-count", "warning", text, where)
-        elif budget.verdict == "fits":
-            yield Finding("fits", "note", text, where)
+            largest = max(
+                budget.direct, key=lambda each: each.ceiling or 0, default=budget.database
+            )
+            yield Finding(rule, " ".join([text, *map(str, rows.ways_out(budget))]), largest.where)
+        elif rule in ("fits", "nothing-to-count"):
+            yield Finding(rule, text, budget.database.where)
+        for over in budget.overloads:
+            yield Finding("too-many-clients", rows.overload_text(over), over.pooler.where)
     for check in budgets.checks:
         if not check.is_within:
-            yield Finding("above-ceiling", "error", check.text, None)
-    gaps = {
-        gap: answer(budget, gap.of).flag(gap.of) for budget in budgets.each for gap in budget.gaps
-    }
-    for gap, how in gaps.items():
+            yield Finding("above-ceiling", check.text)
+    gaps = [(gap, answer(budget, gap.of)) for budget in budgets.each for gap in budget.gaps]
+    for gap, how in dict.fromkeys(gaps):
         text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
-        text += f". Answer: {how}" if how else ""
-        yield Finding("unknown-number", "warning", text, gap.where)
+        text += f". Answer: {how.flag(gap.of)}" if how.option else ""
+        yield Finding("unknown-number", text, gap.where)
     for part in budgets.unread:
-        yield Finding("unknown-number", "warning", part.reason, part.where)
+        yield Finding("unknown-number", part.reason, part.where)
 
 
 def as_annotations(budgets: Budgets) -> str:
@@ -217,22 +191,18 @@ def as_annotations(budgets: Budgets) -> str:
     GitHub shows ten warnings of a step. The tenth has all unknown numbers that are left.
     """
     found = list(findings(budgets))
-    warnings = [each for each in found if each.rule == "unknown-number"][MOST_ANNOTATIONS - 1 :]
-    if len(warnings) > 1:
-        kinds = [
-            f"{group.sentence}: {', '.join(name or at for name, at in group.entries)}"
-            for group in unknown(budgets)
-        ]
-        text = "\n".join([f"{len(warnings)} more numbers are unknown. All of them:", *kinds])
-        found = [each for each in found if each not in warnings]
-        found.append(Finding("unknown-number", "warning", text, None))
+    rest = [each for each in found if each.rule == "unknown-number"][MOST_ANNOTATIONS - 1 :]
+    if len(rest) > 1:
+        text = f"{len(rest)} more numbers are unknown. All of them:"
+        text = "\n".join([text, *map(str, rows.unknown(budgets))])
+        found = [each for each in found if each not in rest] + [Finding("unknown-number", text)]
     lines = []
     for each in found:
-        name, place = each.level.replace("note", "notice"), {"title": "Connection budget"}
+        place = {"title": "Connection budget"}
         if each.where is not None:
-            place["file"] = _relative(each.where.file)
-            place |= {"line": str(each.where.line)} if each.where.line is not None else {}
-        lines.append(f"{workflow_command(name, each.text, **place)}\n")
+            place |= {"file": _relative(each.where.file), "line": str(each.where.line or 1)}
+        command = "notice" if each.level == "note" else each.level
+        lines.append(f"{workflow_command(command, each.text, **place)}\n")
     return "".join(lines)
 
 
@@ -250,18 +220,18 @@ def as_sarif(budgets: Budgets, version: str) -> dict[str, Any]:
     """
     from urllib.parse import quote  # noqa: PLC0415  (for SARIF only)
 
-    rules = [{"id": each, "shortDescription": {"text": text}} for each, text in RULES.items()]
-    driver = {"name": "poolkit budget", "version": version, "rules": rules}
     found = [each for each in findings(budgets) if each.level != "note"]
-    anywhere = next((each.where for each in found if each.where), SourceLocation(".", 1))
+    anywhere = next((each.where for each in found if each.where), SourceLocation("."))
     results = []
     for each in found:
         where = each.where or anywhere
         file = quote(_relative(where.file))
         uri = f"file://{file}" if file.startswith("/") else file
         place = {"artifactLocation": {"uri": uri}, "region": {"startLine": where.line or 1}}
-        result = {"ruleId": each.rule, "ruleIndex": list(RULES).index(each.rule)}
-        result |= {"level": each.level, "message": {"text": each.text}}
-        results.append({**result, "locations": [{"physicalLocation": place}]})
+        rule = {"ruleId": each.rule, "ruleIndex": list(RULES).index(each.rule)}
+        message = {"level": each.level, "message": {"text": each.text}}
+        results.append({**rule, **message, "locations": [{"physicalLocation": place}]})
+    rules = [{"id": each, "shortDescription": {"text": text}} for each, text in RULES.items()]
+    driver = {"name": "poolkit budget", "version": version, "rules": rules}
     runs = [{"tool": {"driver": driver}, "results": results}]
     return {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": runs}

@@ -10,7 +10,7 @@ from poolkit.budget.limits import useful_note
 from poolkit.budget.suggestions import applied, suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from poolkit.budget.model import Pooler, Service
     from poolkit.budget.verdict import Budget, Budgets, Overload, Verdict
@@ -42,74 +42,80 @@ class Group(NamedTuple):
     """A sentence, the names and places that it is about, and what answers it."""
 
     sentence: str
-    entries: tuple[tuple[str, str], ...]
+    entries: tuple[tuple[str, str], ...] = ()
     answer: str = ""
+
+    def __str__(self) -> str:
+        names = "; ".join(name or where for name, where in self.entries)
+        return f"{self.sentence.rstrip(':')}: {names}" if names else self.sentence
 
 
 class Section(NamedTuple):
     """A part of the output, in the order of its fields."""
 
-    title: str = ""
+    title: str
     verdict: Verdict | None = None
     """The verdict, if the title is a sentence about it."""
     table: tuple[Row, ...] = ()
     """Its last row is the sum."""
-    lines: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
 
-    @property
-    def is_empty(self) -> bool:
-        """True if there is nothing below the title, and the title is no verdict."""
-        return not (self.table or self.lines or self.groups or self.verdict)
 
-
-def sections(budgets: Budgets) -> Iterator[Section]:
+def sections(budgets: Budgets) -> list[Section]:
     """Return the output's parts: unknowns first, each database's table, the verdict last."""
     is_one = len(budgets.each) == 1
-    if sum(len(budget.services) for budget in budgets.each) > LONG:
-        yield Section(summary(budgets), budgets.verdict)
     groups = unknown(budgets)
-    hint = (_HINT,) if any(group.answer for group in groups) else ()
-    yield Section("Unknown", lines=hint, groups=groups)
+    hint = [Group(_HINT)] if any(group.answer for group in groups) else []
+    found = [Section("Unknown", groups=(*hint, *groups))]
     for budget in budgets.each:
         title = "" if is_one else f"Database {budget.database.name}"
-        yield Section(title, table=table(budget), lines=tuple(database_lines(budget)))
-        yield Section("Where the numbers come from", lines=tuple(origins(budget)))
+        found.append(Section(title, table=table(budget), groups=tuple(sources(budget))))
         if not is_one:
-            yield Section(headline(budget), budget.verdict, lines=ways_out(budget, budgets.knee))
+            ways = ways_out(budget, budgets.knee)
+            found.append(Section(headline(budget), budget.verdict, groups=ways))
     reasons: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in budgets.not_counted:
         reasons[each.reason].append((each.name, each.where))
-    left_out = [Group(reason, tuple(_shortened(each))) for reason, each in reasons.items()]
-    yield Section("Not counted", groups=tuple(left_out))
-    yield Section("Measured", lines=tuple(check.text for check in budgets.checks))
-    lines = ways_out(budgets.only, budgets.knee) if is_one else ()
-    above = tuple(f"But {check.text}" for check in budgets.checks if not check.is_within)
-    yield Section(summary(budgets), budgets.verdict, lines=above + lines)
+    left_out = (Group(reason, _shortened(entries)) for reason, entries in reasons.items())
+    found.append(Section("Not counted", groups=tuple(left_out)))
+    found.append(Section("Measured", groups=tuple(Group(each.text) for each in budgets.checks)))
+    above = [Group(f"But {check.text}") for check in budgets.checks if not check.is_within]
+    ways = ways_out(budgets.only, budgets.knee) if is_one else ()
+    found.append(Section(summary(budgets), budgets.verdict, groups=(*above, *ways)))
+    return [each for each in found if each.verdict or each.table or each.groups]
+
+
+def _shortened(entries: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return the first entries, and how many more there are."""
+    more = [(f"and {len(entries) - MOST} more, which --json lists", "")]
+    return (*entries[:MOST], *(more if len(entries) > MOST else []))
+
+
+# -- numbers --------------------------------------------------------------------------------
 
 
 def table(budget: Budget) -> tuple[Row, ...]:
     """Return the rows of the table; the clients of a pooler follow it."""
-    limit, found = budget.max_connections, list[Row]()
-
-    def add_services(services: Iterable[Service], form: str) -> None:
-        for each in services:
-            steady, most = form.format(figure(each.steady)), form.format(figure(each.ceiling))
-            what = each.target or each.platform
-            found.append(Row(each.name, what, each.formula, steady, most, form == "{}"))
-
-    add_services(budget.direct, "{}")
+    limit = budget.max_connections
+    found = [_row(service) for service in budget.direct]
     for pooler in budget.poolers:
-        steady = figure(pooler.ceiling(limit, is_deployed=False))
-        most, formula = figure(pooler.ceiling(limit)), pooler.formula(limit)
-        found.append(Row(pooler.name, pooler.kind, formula, steady, most))
-        add_services(budget.clients_of(pooler.name), "({})")
+        steady, most = pooler.ceiling(limit, is_deployed=False), pooler.ceiling(limit)
+        formula = pooler.formula(limit)
+        found.append(Row(pooler.name, pooler.kind, formula, figure(steady), figure(most)))
+        found += [_row(service, "({})") for service in budget.clients_of(pooler.name)]
     one, more = figure(budget.migrations), figure(budget.operators)
     found.append(Row("migrations", "one at a time", "", one, one))
     found.append(Row("operators", "psql, monitoring", "", more, more))
     at_least = "" if budget.needed is not None else "≥ "
     of = f"{at_least}{budget.known:,} of {figure(budget.available)}"
     return (*found, Row("in all", "", "", "", of))
+
+
+def _row(service: Service, form: str = "{}") -> Row:
+    """Return the row of a service; it is no part of the sum if its numbers have another form."""
+    what, numbers = service.target or service.platform, (service.steady, service.ceiling)
+    steady, most = (form.format(figure(number)) for number in numbers)
+    return Row(service.name, what, service.formula, steady, most, form == "{}")
 
 
 def figure(value: int | None) -> str:
@@ -136,31 +142,34 @@ def unknown(budgets: Budgets) -> tuple[Group, ...]:
         # The longest form has what any of them lacks.
         how = max(entries.values(), key=lambda each: len(each.form))
         text = how.flag(names.pop() if len(names) == 1 else "NAME")
-        shown = [*entries] if names or how.option else _shortened([*entries])
-        groups.append(Group(sentence, tuple(shown), text))
+        groups.append(Group(sentence, tuple(entries) if text else _shortened([*entries]), text))
     return tuple(sorted(groups, key=lambda group: -len(group.entries)))
 
 
-def _shortened(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the first entries, and how many more there are."""
-    more = [(f"and {len(entries) - MOST} more, which --json lists", "")]
-    return entries[:MOST] + (more if len(entries) > MOST else [])
+def sources(budget: Budget) -> Iterator[Group]:
+    """Return how the limit of the database was derived, and where the other numbers come from."""
+    database, limit = budget.database, budget.database.max_connections
+    origin = f" ({limit.origin})" if limit.origin else ""
+    yield Group(f"{database.kind} {database.name}: max_connections {limit}{origin}")
+    if database.formula and limit.is_known:
+        yield Group(database.formula)
+    yield Group(f"{database.reserved} reserved: {database.reserved.origin}")
+    texts = [*map(_origins, budget.services), *map(_origins, budget.poolers)]
+    if entries := tuple((text, "") for text in texts if text):
+        yield Group("Where the numbers come from:", entries)
 
 
-def origins(budget: Budget) -> Iterator[str]:
-    """Return the numbers by their source; a line without a file is in the part's own."""
-    parts: list[Service | Pooler] = [*budget.services, *budget.poolers]
-    for part in parts:
-        by_origin: dict[str, list[str]] = defaultdict(list)
-        for name, number in part.numbers.items():
-            if number.is_known:
-                by_origin[number.origin].append(f"{name.replace('_', ' ')} {number}")
-        if more := part.overlap.more(part.instances.value):
-            by_origin[part.overlap.origin].append(f"{more:,} more during a deployment")
-        file, where = (f"{part.where.file}:", f" ({part.where})") if part.where else ("\0", "")
-        texts = [f"{', '.join(n)}: {text.replace(file, 'line ')}" for text, n in by_origin.items()]
-        if texts:
-            yield f"{part.name}{where}: {'; '.join(texts)}"
+def _origins(part: Service | Pooler) -> str:
+    """Return the numbers of a part by their source; a line without a file is in the part's own."""
+    by_origin: dict[str, list[str]] = defaultdict(list)
+    for name, number in part.numbers.items():
+        if number.is_known:
+            by_origin[number.origin].append(f"{name.replace('_', ' ')} {number}")
+    if more := part.overlap.more(part.instances.value):
+        by_origin[part.overlap.origin].append(f"{more:,} more during a deployment")
+    file, where = (f"{part.where.file}:", f" ({part.where})") if part.where else ("\0", "")
+    texts = [f"{', '.join(n)}: {text.replace(file, 'line ')}" for text, n in by_origin.items()]
+    return f"{part.name}{where}: {'; '.join(texts)}" if texts else ""
 
 
 # -- sentences ------------------------------------------------------------------------------
@@ -179,21 +188,19 @@ def headline(budget: Budget) -> str:
     database, room = budget.database, figure(budget.available)
     needed = f"{'at least ' if budget.needed is None else ''}{budget.known:,}"
     spare = (budget.available or 0) - budget.known
-    if budget.verdict == "fits":
-        text = f"Fits: {needed} of {room} connections, {spare:,} to spare."
-    elif budget.is_over:
-        text = f"Does not fit: {needed} connections needed, {room} available ({-spare:,} too many)."
-    elif budget.overloads:
+    texts: dict[Verdict, str] = {
+        "fits": f"Fits: {needed} of {room} connections, {spare:,} to spare.",
+        "cannot be shown to fit": f"Cannot be shown to fit: {needed} of {room} connections, and "
+        "some numbers are unknown.",
+        "nothing to count": "Nothing to count: no service in the files connects to "
+        f"{database.name}, as far as they show. Count one with "
+        "--service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES].",
+        "does not fit": f"Does not fit: {needed} connections needed, {room} available "
+        f"({-spare:,} too many).",
+    }
+    text = texts[budget.verdict]
+    if budget.overloads and not budget.is_over:
         text = f"Does not fit: {overload_text(budget.overloads[0])}"
-    elif budget.verdict == "nothing to count":
-        text = (
-            f"Nothing to count: no service in the files connects to {database.name}, as far as "
-            "they show. Count one with --service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]."
-        )
-    else:
-        text = (
-            f"Cannot be shown to fit: {needed} of {room} connections, and some numbers are unknown."
-        )
     if database.is_set_too_high:
         text += (
             f" max_connections is set to {database.max_connections}, but the memory can carry only "
@@ -212,33 +219,20 @@ def overload_text(overload: Overload) -> str:
     return f"{name} accepts {overload.limit:,} clients and would get {clients:,}."
 
 
-def database_lines(budget: Budget) -> Iterator[str]:
-    """Return the limits of the database, and how they were derived."""
-    database, limit = budget.database, budget.database.max_connections
-    origin = f" ({limit.origin})" if limit.origin else ""
-    yield f"{database.kind} {database.name}: max_connections {limit}{origin}"
-    if database.formula and limit.is_known:
-        yield database.formula
-    if database.lowest is not None or database.highest is not None:
-        yield "To use the server's own number, give --database-url."
-    yield f"{database.reserved} reserved: {database.reserved.origin}"
-
-
-def ways_out(budget: Budget, knee: int | None = None) -> tuple[str, ...]:
+def ways_out(budget: Budget, knee: int | None = None) -> tuple[Group, ...]:
     """Return the second ceiling if it is exceeded, and suggestions after a heading true of each."""
-    found = suggestions(budget)
-    texts = [f"- {each.text}" for each in found[:MOST]]
-    if len(found) > MOST:
-        texts.append(f"- and {len(found) - MOST} more, which --json lists")
+    found, groups = suggestions(budget), []
+    if note := useful_note(budget.database, budget.known, knee):
+        groups.append(Group(f"But {note}" if budget.verdict == "fits" else note))
     if change := next((each for each in found if each.changes), None):
         # All suggestions leave the same numbers unknown.
         after, one = applied(budget, change).verdict, "Each of these" if len(found) > 1 else "This"
         heading = f"{one} makes it fit:"
         if after != "fits":
             heading = f"{one} makes the known part fit; the deployment then {after}:"
-        texts.insert(0, heading)
-    elif not found and (budget.is_over or budget.overloads):
-        texts.append("No change of pools, instances or max_connections makes it fit.")
-    if note := useful_note(budget.database, budget.known, knee):
-        texts.insert(0, f"But {note}" if budget.verdict == "fits" else note)
-    return tuple(texts)
+        groups.append(Group(heading, _shortened([(each.text, "") for each in found])))
+    elif found:
+        groups += [Group(each.text) for each in found]
+    elif budget.is_over or budget.overloads:
+        groups.append(Group("No change of pools, instances or max_connections makes it fit."))
+    return tuple(groups)

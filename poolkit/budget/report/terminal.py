@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.budget.report.rows import sections
+from poolkit.budget.report.rows import LONG, sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,23 +20,21 @@ if TYPE_CHECKING:
     from poolkit.budget.report.rows import Row
     from poolkit.budget.verdict import Budgets, Verdict
 
-_WIDE = 100
+_WIDE, _ENTRY = 100, 4
 _COLOURS: dict[Verdict | None, str] = {None: "", "fits": "green", "does not fit": "red"}
 
 
 def print_budgets(budgets: Budgets, console: Console) -> None:
-    """Print all sections."""
-    for section in sections(budgets):
-        if section.is_empty:
-            continue
+    """Print all sections; the verdict stands above a long output too."""
+    *parts, verdict = sections(budgets)
+    if sum(len(budget.services) for budget in budgets.each) > LONG:
+        parts.insert(0, verdict._replace(groups=()))
+    for section in (*parts, verdict):
         if section.title:
-            style = f"bold {_COLOURS.get(section.verdict, 'yellow')}"
             _print(console, "", 0)
-            _print(console, section.title, 0, style)
+            _print(console, section.title, 0, f"bold {_COLOURS.get(section.verdict, 'yellow')}")
         if section.table:
             _print_table(console, section.table)
-        for line in section.lines:
-            _print(console, line)
         for group in section.groups:
             _print(console, group.sentence)
             if group.answer:
@@ -53,10 +51,7 @@ def _print_names(console: Console, file: str, entries: Sequence[tuple[str, str]]
         _print(console, ", ".join(names), 6)
         return
     for entry in entries:
-        parts = [part for part in entry if part]
-        line = "  ".join(parts)
-        for part in [line] if len(line) + 4 <= console.width else parts:
-            _print(console, part, 4)
+        _print(console, "  ".join(filter(None, entry)), 4)
 
 
 def _print_table(console: Console, rows: Sequence[Row]) -> None:
@@ -70,19 +65,23 @@ def _print_table(console: Console, rows: Sequence[Row]) -> None:
     table.add_column("deploying", footer=last.ceiling, justify="right", no_wrap=True)
     for row in listed:
         name = row.name if row.is_counted else f"  {row.name}"
-        under = f"\n  {row.formula}" if row.formula and not is_wide else ""
-        formula = [row.formula] if is_wide else []
-        cells = [name + under, row.what, *formula, row.steady, row.ceiling]
+        cells = [name, row.what, row.formula, row.steady, row.ceiling]
+        if not is_wide and (formula := cells.pop(2)):
+            cells[0] += f"\n  {formula}"
         table.add_row(*map(Text, cells), style="" if row.is_counted else "dim")
     console.print(table)
 
 
 def _print(console: Console, text: str, indent: int = 2, style: str = "") -> None:
     """Print a text in lines of the terminal's width; a longer word, such as a path, stays whole."""
-    hanging = indent + 2 * text.startswith("- ")
     lines = textwrap.wrap(
-        text, console.width - hanging, break_long_words=False, break_on_hyphens=False
+        text,
+        console.width,
+        initial_indent=" " * indent,
+        # The entries of a list hang.
+        subsequent_indent=" " * (indent if indent < _ENTRY else indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     # As text: brackets in a name are no markup.
-    shown = textwrap.indent("\n".join(lines), " " * hanging)[hanging - indent :]
-    console.print(Text(shown, style=style), soft_wrap=True)
+    console.print(Text("\n".join(lines), style=style), soft_wrap=True)
