@@ -9,7 +9,7 @@ variables are those of the images edoburu/pgbouncer, bitnami/pgbouncer and bitna
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from poolkit.budget.limits import SERVER_RESERVE, platform_limit, reserve, setting
 from poolkit.budget.model import Database, Pooler, Quantity, known, product, unknown
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poolkit.budget.model import Workload
     from poolkit.budget.software import Software
 
+_Sections: TypeAlias = "dict[str, dict[str, str]]"
 _DEFAULTS = {
     "default_pool_size": 20,
     "reserve_pool_size": 0,
@@ -53,24 +54,20 @@ def own_pooler(
         softwares: the known software.
 
     """
-    software = software_of(workload, softwares)
+    software, ini = software_of(workload, softwares), _ini(workload)
     kind = software.name if software and software.role == "pooler" else "PgBouncer"
-    hosts = {
-        host
-        for text in _ini(workload).get("databases", {}).values()
-        for host in _HOST.findall(text)
-    }
-    for name, variable in workload.variables.items():
-        if is_about_database(name, variable):
-            hosts |= hosts_in(variable.partly if variable.text is None else variable.text)
-    connections, clients = _of_pgbouncer(workload, pools)
-    if kind != "PgBouncer":
-        factors = [workload.number(each) for each in (software.pool if software else ())]
-        size = product(*(each.value if each else None for each in factors)) if factors else None
+    connections, clients = _of_pgbouncer(workload, ini, pools)
+    if software is not None and kind != "PgBouncer":
+        factors = [workload.number(each) for each in software.pool] or [None]
+        size = product(*(each.value if each else None for each in factors))
         connections = unknown(f"the pools of {kind} cannot be read from the files", workload.where)
         if size is not None:
             connections = known(size, f"{workload.where}: {kind}", workload.where)
         clients = None
+    hosts = set(_HOST.findall("\n".join(ini.get("databases", {}).values())))
+    for name, variable in workload.variables.items():
+        if is_about_database(name, variable):
+            hosts |= hosts_in(variable.partly if variable.text is None else variable.text)
     return Pooler(
         name=workload.name,
         kind=kind,
@@ -85,30 +82,26 @@ def own_pooler(
     )
 
 
-def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quantity | None]:
+def _of_pgbouncer(
+    workload: Workload, ini: _Sections, pools: int | None
+) -> tuple[Quantity, Quantity | None]:
     """Return the most connections to the server, and the most clients.
 
     The connections are pools x (default_pool_size + reserve_pool_size), or max_db_connections of
     each database.
     """
-    ini = _ini(workload)
     size, spare, most, clients = (_setting(workload, ini, *each) for each in _DEFAULTS.items())
     # Without a pgbouncer.ini, the images' variables name one database and one user.
-    databases: int | None = 1
-    has_forced_users, own_sizes = True, list[int]()
-    if ini:
-        listed = ini.get("databases", {})
-        own_sizes = [int(each) for text in listed.values() for each in _POOL_SIZE.findall(text)]
-        # A * stands for any number of databases.
-        databases = None if not listed or "*" in listed else len(listed)
-        has_forced_users = all(re.search(r"\buser\s*=", text) for text in listed.values())
+    listed = ini.get("databases", {}) if ini else {"": "user="}
+    # A * stands for any number of databases.
+    databases = None if not listed or "*" in listed else len(listed)
     if most.value and databases is not None:
         origin = f"{most.origin} x {databases} database(s)"
         return known(most.value * databases, origin, workload.where), clients
     unclear = next((each for each in (most, size, spare) if each.value is None), None)
     if unclear is not None:
         return unclear, clients
-    if pools is None and has_forced_users:
+    if pools is None and all(re.search(r"\buser\s*=", text) for text in listed.values()):
         pools = databases
     if pools is None:
         reason = (
@@ -117,14 +110,15 @@ def _of_pgbouncer(workload: Workload, pools: int | None) -> tuple[Quantity, Quan
         )
         return unknown(reason, workload.where), clients
     # A database may have a larger pool of its own.
+    own_sizes = map(int, _POOL_SIZE.findall("\n".join(listed.values())))
     each = max(size.value or 0, *own_sizes, 0) + (spare.value or 0)
     origin = f"{pools} pool(s) x {each}: {size.origin}"
     return known(pools * each, origin, workload.where), clients
 
 
-def _ini(workload: Workload) -> dict[str, dict[str, str]]:
+def _ini(workload: Workload) -> _Sections:
     """Return the sections of a mounted pgbouncer.ini; empty if there is none."""
-    sections: dict[str, dict[str, str]] = {}
+    sections: _Sections = {}
     here: dict[str, str] = {}
     texts = (text for name, text in workload.mounted.items() if name.endswith(".ini"))
     for line in next((text for text in texts if "[pgbouncer]" in text), "").splitlines():
@@ -136,9 +130,7 @@ def _ini(workload: Workload) -> dict[str, dict[str, str]]:
     return sections
 
 
-def _setting(
-    workload: Workload, ini: dict[str, dict[str, str]], name: str, default: int
-) -> Quantity:
+def _setting(workload: Workload, ini: _Sections, name: str, default: int) -> Quantity:
     """Return a setting of PgBouncer: of a variable, pgbouncer.ini, or its default."""
     if (found := workload.number(name.upper(), f"PGBOUNCER_{name.upper()}")) is not None:
         return found
@@ -162,25 +154,23 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     software = software_of(workload, softwares)
     engine = software.engine if software else "postgres"
     defaults = platform_limit("servers", engine, where=workload.where)
-    files = [software.settings if software else "", *workload.mounted.values()]
-    # EXTRA_CONF, MARIADB_EXTRA_FLAGS, POSTGRES_INITDB_ARGS.
-    files += [each.text or each.partly for each in workload.variables.values()]
-    files = [_COMMENT.sub("", text) for text in files]
+    # EXTRA_CONF, MARIADB_EXTRA_FLAGS and POSTGRES_INITDB_ARGS are such variables.
+    texts = [each.text or each.partly for each in workload.variables.values()]
+    files = [software.settings if software else "", *workload.mounted.values(), *texts]
     command = " ".join(workload.command or ())
     # -N is short for max_connections. The command line comes last, because it wins.
     words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", command)
-    found = {match[1]: match[2] for match in _SETTING.finditer("\n".join([*files, words]))}
+    lines = [*(_COMMENT.sub("", text) for text in files), words]
+    found = {match[1]: match[2] for match in _SETTING.finditer("\n".join(lines))}
     origin = workload.command_origin or str(workload.where)
-    variables = [workload.number(each) for each in (software.pool if software else ())]
-    limit = next((each for each in variables if each is not None), None)
+    numbers = [workload.number(each) for each in (software.pool if software else ())]
+    limit = next((each for each in numbers if each is not None), None)
     if "max" in found:
         limit = setting(found["max"], "max_connections", origin, workload.where)
     elif limit is None and "config_file" in command:
         limit = unknown("max_connections: its config_file could not be read", workload.where)
     elif limit is None and software and software.limit:
         limit = unknown(f"{software.name}: {software.limit}", workload.where)
-    elif limit is None:
-        limit = defaults.max_connections
     reserves = {
         f"{name}_connections": setting(value, f"{name}_connections", origin, workload.where)
         for name, value in found.items()
@@ -191,7 +181,7 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
         kind=_KINDS.get(engine, engine),
         engine=engine,
         where=workload.where,
-        max_connections=limit,
+        max_connections=limit or defaults.max_connections,
         reserved=reserve(defaults.engine, {**SERVER_RESERVE, **reserves}),
         resources=(workload.resource,) if workload.resource else (),
         hosts=workload.hosts,

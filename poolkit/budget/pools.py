@@ -30,7 +30,7 @@ _FIELDS = ("TARGET", "ENVIRONMENT", "POOL", "POOL_SIZE", "MAX_OVERFLOW")
 _DECISIVE = tuple(f"POOLKIT_{field}" for field in _FIELDS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Assignment:
     """The numbers of `--service NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]`."""
 
@@ -41,7 +41,7 @@ class Assignment:
     instances: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pool:
     """The numbers of one workload's processes, and the target of its preset."""
 
@@ -95,19 +95,22 @@ def pool(
     own = _of_software(workload, softwares, count)
     count = own.processes if own else count
     if assignment is not None:
-        by_hand = assignment.text
-        if assignment.processes is not None:
-            count = known(assignment.processes, by_hand)
-        return Pool(
-            processes=count,
-            pool_size=known(assignment.pool_size, by_hand),
-            max_overflow=known(assignment.max_overflow, by_hand),
+        by_hand, given = assignment.text, assignment.processes
+        size, overflow = (
+            known(assignment.pool_size, by_hand),
+            known(assignment.max_overflow, by_hand),
         )
+        count = count if given is None else known(given, by_hand)
+        return Pool(processes=count, pool_size=size, max_overflow=overflow)
     if own is not None and not set(_DECISIVE) & set(workload.variables):
         return own
     if reason := _why_no_preset(workload):
         nothing = unknown(reason, workload.where)
         return Pool(processes=count, pool_size=nothing, max_overflow=nothing)
+    return _of_preset(workload, count)
+
+
+def _of_preset(workload: Workload, count: Quantity) -> Pool:
     environ = {
         name: found.text
         for name, found in workload.variables.items()
@@ -130,39 +133,25 @@ def pool(
         origin = _origin(workload, preset, "POOLKIT_POOL")
         one = known(1, f"{origin}: NullPool, one unit of work at a time")
         size, overflow = workload.requests or one, known(0, origin)
-    return Pool(
-        processes=count,
-        pool_size=size,
-        max_overflow=overflow,
-        target=preset.target,
-        keeps_connections=keeps_connections,
-    )
+    return Pool(count, size, overflow, preset.target, keeps_connections)
 
 
 def _of_software(
     workload: Workload, softwares: Collection[Software], count: Quantity
 ) -> Pool | None:
     """Return the pool of known software or of a framework's settings; None if there is none."""
-    software, name = software_of(workload, softwares), ""
-    program, arguments = started(workload)
-    line = " ".join((program, *arguments))
-    is_single = re.match(table("programs")["one_connection"], line) is not None
-    size, overflow, is_one = None, 0, True
-    if is_single or (software is not None and software.role == "server"):
-        # psql or pg_dump, a script of them in the server's image, or a migration; -j starts more.
-        options = ("-j", "--jobs", "--client", *(["-c"] if "pgbench" in line else []))
-        jobs = option(" ".join(workload.command or ()).split(), options)
-        more, name = int(jobs) if jobs and jobs.isdecimal() else 0, "a single client"
-        size = known(1 + more, f"{workload.command_origin or workload.where}: {name}")
-        if _AT_ONCE.search(" ".join(workload.command or ())):
-            size = unknown("its command starts clients in the background", workload.where)
-    elif software is not None and software.role == "client":
-        name, size = software.name, workload.number(*software.pool)
-        # A secret with unknown names may set the variable.
-        is_default = size is None and not workload.hidden_variables
+    software, program = software_of(workload, softwares), started(workload)
+    role = software.role if software else ""
+    is_one, overflow, size = True, 0, None
+    line = " ".join((program[0], *program[1]))
+    if role == "server" or re.match(table("programs")["one_connection"], line):
+        name, size = "a single client", _of_single_client(workload)
+    elif software is not None and role == "client":
         if software.embedded and not uses_database(workload):
             return None
-        if is_default and software.default is not None:
+        name, size = software.name, workload.number(*software.pool)
+        # A secret with unknown names may set the variable.
+        if size is None and software.default is not None and not workload.hidden_variables:
             size = known(software.default, f"the default of {name}", workload.where)
         further = workload.text(software.further)
         overflow = int(further) if further.isdecimal() else software.overflow
@@ -172,21 +161,25 @@ def _of_software(
     else:
         for each in table("software")["frameworks"]:
             if size is None:
-                name, is_one, size = (
-                    each["name"],
-                    "processes" in each,
-                    _of_framework(workload, each),
-                )
+                name, is_one = each["name"], "processes" in each
+                size = _of_framework(workload, each)
     if size is None:
         return None
     if size.value == 0:
         size = unknown(f"{size.origin} is 0, which is no limit", workload.where)
-    one = known(1, f"{name} is one process")
-    return Pool(
-        processes=workload.processes or (one if is_one else count),
-        pool_size=size,
-        max_overflow=known(overflow, name),
-    )
+    one = known(1, f"{name} is one process") if is_one else count
+    return Pool(workload.processes or one, size, known(overflow, name))
+
+
+def _of_single_client(workload: Workload) -> Quantity:
+    """Return the connections of psql, pg_dump, a script of them, or a migration; -j starts more."""
+    command = " ".join(workload.command or ())
+    if _AT_ONCE.search(command):
+        return unknown("its command starts clients in the background", workload.where)
+    options = ("-j", "--jobs", "--client", *(["-c"] if "pgbench" in command else []))
+    jobs = option(command.split(), options) or ""
+    origin = f"{workload.command_origin or workload.where}: a single client"
+    return known(1 + (int(jobs) if jobs.isdecimal() else 0), origin)
 
 
 def _of_framework(workload: Workload, framework: Mapping[str, Any]) -> Quantity | None:
@@ -242,19 +235,13 @@ def _origin(workload: Workload, preset: EnginePreset, variable: str) -> str:
 
 def _worker_pool(workload: Workload) -> Pool:
     """Return the pool of a worker: a task holds one connection, so the concurrency is the limit."""
-    tasks = workload.number("WORKER_CONCURRENCY")
-    if tasks is None:
-        tasks, is_single = processes(workload)
-        # A program of one process may still run many tasks in threads.
-        if workload.command is None or not tasks.is_known or is_single:
-            reason = "WORKER_CONCURRENCY is not set, and the worker has its own default"
-            tasks = unknown(reason, workload.where)
+    tasks, is_single = processes(workload)
+    # A program of one process may still run many tasks in threads.
+    if workload.command is None or not tasks.is_known or is_single:
+        reason = "WORKER_CONCURRENCY is not set, and the worker has its own default"
+        tasks = unknown(reason, workload.where)
+    tasks = workload.number("WORKER_CONCURRENCY") or tasks
     origin = f"{workload.variables['POOLKIT_TARGET'].origin} (preset worker: a task holds one)"
-    one = known(1, origin)
-    kind = workload.text("WORKER_POOL") or "prefork"
-    return Pool(
-        processes=tasks if kind == "prefork" else one,
-        pool_size=one if kind in ("prefork", "solo") else tasks,
-        max_overflow=known(0, origin),
-        target="worker",
-    )
+    one, kind = known(1, origin), workload.text("WORKER_POOL") or "prefork"
+    count = tasks if kind == "prefork" else one
+    return Pool(count, one if kind in ("prefork", "solo") else tasks, known(0, origin), "worker")

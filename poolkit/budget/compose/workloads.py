@@ -32,18 +32,7 @@ if TYPE_CHECKING:
 # The innermost ${NAME:-default}, whose default holds no other; "$$" was taken out before.
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
 _DOLLAR = "\0"
-_CONFIGURATION = (
-    ".ini",
-    ".conf",
-    ".cnf",
-    ".cfg",
-    ".toml",
-    ".yaml",
-    ".yml",
-    ".env",
-    ".properties",
-    ".json",
-)
+_CONFIGURATION = re.compile(r".*\.(ini|conf|cnf|cfg|toml|ya?ml|env|properties|json)")
 _ANY = ("*", "*")
 """The network of a container that may reach every other one."""
 
@@ -171,13 +160,13 @@ class _Service:
         for target, source in self._mapping("configs").items():
             config = self._filled_in(self.document.mapping("configs").get(str(source)))
             text = str(config.get("content") or read_if_there(config.get("file")))
-            mounted[target if target.endswith(_CONFIGURATION) else f"{target}.ini"] = text
+            mounted[target if _CONFIGURATION.fullmatch(target) else f"{target}.ini"] = text
         for target, source in self._mapping("volumes").items():
             file = Path(self._filled(str(source))[0])
             # A folder of configuration: ./conf.d:/etc/mysql/conf.d.
             is_folder = "conf" in target and file.is_dir()
             for each in sorted(file.iterdir()) if is_folder else [file]:
-                if each.name.endswith(_CONFIGURATION):
+                if _CONFIGURATION.fullmatch(each.name):
                     mounted[str(each)] = read_if_there(each)
         return mounted
 
