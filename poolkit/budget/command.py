@@ -65,8 +65,8 @@ def compute_budget(options: Options) -> Budgets:
     folders = [path if path.is_dir() else path.parent for path in paths]
     folders += [document.path.parent for document in files.templates]
     # Overlays of Kustomize and values of Helm need no file.
-    rendered = {*KUSTOMIZATION_FILES, CHART_FILE}
-    has_overlays = any(document.path.name in rendered for document in files.kubernetes)
+    names = {document.path.name for document in files.kubernetes}
+    has_overlays = not names.isdisjoint((*KUSTOMIZATION_FILES, CHART_FILE))
     named = [folder / "environments" / f"{options.environment}.toml" for folder in folders]
     if options.environment and (not has_overlays or any(map(Path.is_file, named))):
         environment = find_environment(options.environment, dict.fromkeys(folders))
@@ -146,10 +146,7 @@ _NOTHING = Database(
     name="as given",
     kind="PostgreSQL",
     where=None,
-    max_connections=unknown(
-        "there is no database in the files; give --max-connections N, --instance-class "
-        "db.CLASS.SIZE or --database-url URL"
-    ),
+    max_connections=unknown("there is no database in the files"),
     reserved=reserve("postgres"),
 )
 """The database of files that have none."""
@@ -172,14 +169,13 @@ def _as_given(database: Database, options: Options) -> Database:
             limits = connection.limits
         database = database.exact(unknown("the server did not report it"))
         if limits is not None:
-            origin = (
-                f"{limits.superuser_reserved} superuser_reserved_connections + "
-                f"{limits.reserved} reserved_connections"
-            )
+            reserves = (limits.superuser_reserved, limits.reserved)
+            names = ("superuser_reserved_connections", "reserved_connections")
+            shown = {name: known(value, "") for name, value in zip(names, reserves, strict=True)}
             database = database.exact(
                 known(limits.max_connections, "SHOW max_connections"),
                 kind=f"PostgreSQL {limits.version}".strip(),
-                reserved=known(limits.superuser_reserved + limits.reserved, origin),
+                reserved=reserve("postgres", shown),
             )
     elif options.max_connections is not None:
         database = database.exact(known(options.max_connections, "--max-connections"))
@@ -207,11 +203,11 @@ def measured_class(options: Options) -> str:
             raise BudgetError("the files do not name one instance class; give --instance-class")
     database = _as_given(_NOTHING, options)
     if database.max_connections.value is None:
-        raise BudgetError("the server did not report max_connections")
-    version, number = database.kind.removeprefix("PostgreSQL").strip(), database.max_connections
-    today = dt.datetime.now(tz=dt.UTC).date()
+        raise BudgetError("--report-class needs a server that reports it: give --database-url")
+    version = database.kind.removeprefix("PostgreSQL").strip()
+    number, today = database.max_connections.value, dt.datetime.now(tz=dt.UTC).date()
     line: str = table("instance_classes")["line"]
-    return line.format(named, "postgres", version, number.value, today)
+    return line.format(named, "postgres", version, number, today)
 
 
 # -- output ---------------------------------------------------------------------------------
@@ -219,15 +215,12 @@ def measured_class(options: Options) -> str:
 
 def budget_text(budgets: Budgets, form: str, *, status: int) -> str:
     """Return the budgets as `json`, `markdown`, `github` or `sarif`."""
-    if form == "json":
-        return json.dumps(as_json(budgets, status=status), indent=2, ensure_ascii=False) + "\n"
     if form == "markdown":
         return as_markdown(budgets)
     if form == "github":
         return as_annotations(budgets)
-    from importlib.metadata import version  # noqa: PLC0415  (for SARIF only)
-
-    return json.dumps(as_sarif(budgets, version("poolkit")), indent=2, ensure_ascii=False) + "\n"
+    found = as_json(budgets, status=status) if form == "json" else as_sarif(budgets)
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 def run(options: Options, form: str, check: Path | None, *, live: bool, answer: bool) -> int:

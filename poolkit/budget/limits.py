@@ -218,7 +218,7 @@ def serverless_limit(engine: str, low: float, high: float, where: SourceLocation
     value, cap = limit.max_connections.value, published["small_minimum_cap"]
     if limit.engine == "postgres" and low < 1 and value is not None and value > cap:
         formula += f" A minimum of {low:g} ACU caps it at {cap:,}."
-        limit = limit.exact(known(cap, formula, where), formula=formula, lowest=limit.lowest)
+        return limit.exact(known(cap, formula, where), formula=formula, lowest=limit.lowest)
     return limit
 
 
@@ -262,7 +262,8 @@ def platform_limit(
     why = f"{product} with {engine} has no default in the table ({facts['page']})"
     number, vcpus = unknown(f"{why}; give --max-connections", where), None
     matches = ((re.fullmatch(each, product, re.IGNORECASE), gib) for each, gib in facts["sizes"])
-    for match, gib in [(match, gib) for match, gib in matches if match][:1]:
+    match, gib = next((each for each in matches if each[0]), (None, 0))
+    if match is not None:
         found = match.groupdict()
         vcpus = float(found.get("vcpus", 1))
         memory = int(found["megabytes"]) / 1024 if "megabytes" in found else gib * vcpus

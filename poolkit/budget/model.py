@@ -8,6 +8,7 @@ and it may be unknown.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -77,12 +78,8 @@ def unknown(reason: str, where: SourceLocation | None = None) -> Quantity:
 
 def product(*factors: int | None) -> int | None:
     """Multiply; one unknown factor makes the product unknown, even beside a 0."""
-    result = 1
-    for factor in factors:
-        if factor is None:
-            return None
-        result *= factor
-    return result
+    present = [factor for factor in factors if factor is not None]
+    return math.prod(present) if len(present) == len(factors) else None
 
 
 def total(*summands: int | None) -> int | None:
@@ -334,8 +331,7 @@ class Pooler(Part):
         return f"{self.overlap.together(self.instances)} x {self.server_connections}"
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(NamedTuple):
     """A part of the files that may hold services, and that could not be read."""
 
     where: SourceLocation
@@ -484,7 +480,5 @@ class Options:
                 raise BudgetError(f"--{name.replace('_', '-')} must not be {value}")
         given = ("database_url", "max_connections", "instance_class")
         several = [f"--{name.replace('_', '-')}" for name in given if getattr(self, name)]
-        if self.report_class and not self.database_url:
-            raise BudgetError("--report-class needs the server to ask: give --database-url")
         if len(several) > 1 and not self.report_class:
             raise BudgetError(f"{' and '.join(several)}: give one of them")

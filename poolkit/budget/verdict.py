@@ -219,8 +219,7 @@ class Budgets:
 
     def exit_status(self, *, allow_unknown: bool = False) -> int:
         """Return the exit status; with `allow_unknown`, 0 if the known part of something fits."""
-        if not all(check.is_within for check in self.checks):
-            return EXIT_STATUS["does not fit"]
-        if allow_unknown and self.verdict == "cannot be shown to fit":
-            return EXIT_STATUS["fits"]
-        return EXIT_STATUS[self.verdict]
+        is_within = all(check.is_within for check in self.checks)
+        verdict = self.verdict if is_within else "does not fit"
+        is_accepted = allow_unknown and verdict == "cannot be shown to fit"
+        return EXIT_STATUS["fits" if is_accepted else verdict]

@@ -96,25 +96,24 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
 
 def _unknown_limit(resource: Resource, together: list[Resource], engine: Any) -> Quantity | None:
     """Return the limit if it is unknown whatever the instance class is, else None."""
+    where = resource.where()
     if isinstance(resource.present, Unknown):
         reason = f"it is unknown whether the database exists: {resource.present.reason}"
-        return unknown(reason, resource.where())
+        return unknown(reason, where)
     if why := why_unknown(engine):
-        return unknown(f"its engine is unknown: {why}", resource.where("Engine"))
+        return unknown(f"its engine is unknown: {why}", where)
     if resource.get("EngineMode") == "serverless":
-        reason = "Aurora Serverless v1 (EngineMode serverless) has no fixed limit"
-        return unknown(f"{reason}; give --max-connections", resource.where("EngineMode"))
+        return unknown("Aurora Serverless v1 (EngineMode serverless) has no fixed limit", where)
     if resource.type != _CLUSTER and resource.get("DBClusterIdentifier"):
-        reason = "its cluster is not in the files; give --max-connections"
-        return unknown(reason, resource.where())
+        return unknown("its cluster is not in the files", where)
     for each, key in itertools.product(together, _GROUPS):
-        # RDS's own groups set nothing.
         named = each.get(key)
-        is_default = isinstance(named, str) and named.startswith("default")
-        if named is not None and not is_default and each.stack.referenced(named) is None:
+        # RDS's own groups set nothing.
+        is_default = named is None or str(named).startswith("default")
+        if not is_default and each.stack.referenced(named) is None:
             shown = f"{named} " if isinstance(named, str) else ""
             reason = f"the parameter group {shown}({each.where(key)}) is not in the files"
-            return unknown(f"{reason}; give --max-connections", resource.where())
+            return unknown(reason, where)
     return None
 
 

@@ -212,13 +212,14 @@ def _relative(file: str) -> str:
     return file if relative.startswith("..") else relative.replace(os.sep, "/")
 
 
-def as_sarif(budgets: Budgets, version: str) -> dict[str, Any]:
+def as_sarif(budgets: Budgets) -> dict[str, Any]:
     """Return a SARIF 2.1.0 log (OASIS, Static Analysis Results Interchange Format).
 
     Code scanning shows every result as an alert, so there is no result for what fits. It refuses
     results without a place: those get the place of another one.
     """
-    from urllib.parse import quote  # noqa: PLC0415  (for SARIF only)
+    from importlib.metadata import version  # noqa: PLC0415  (for SARIF only)
+    from urllib.parse import quote  # noqa: PLC0415  (the same)
 
     found = [each for each in findings(budgets) if each.level != "note"]
     anywhere = next((each.where for each in found if each.where), SourceLocation("."))
@@ -232,6 +233,6 @@ def as_sarif(budgets: Budgets, version: str) -> dict[str, Any]:
         message = {"level": each.level, "message": {"text": each.text}}
         results.append({**rule, **message, "locations": [{"physicalLocation": place}]})
     rules = [{"id": each, "shortDescription": {"text": text}} for each, text in RULES.items()]
-    driver = {"name": "poolkit budget", "version": version, "rules": rules}
+    driver = {"name": "poolkit budget", "version": version("poolkit"), "rules": rules}
     runs = [{"tool": {"driver": driver}, "results": results}]
     return {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": runs}
