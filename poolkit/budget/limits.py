@@ -44,10 +44,6 @@ MOST = {"postgres": 262_143, "mysql": 100_000}
 """The largest max_connections that a server accepts, by its engine."""
 BUSY_PER_VCPU, MOST_PER_VCPU = 2, 20
 _GIB = 1024**3
-_SMALLER = {"micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large": 1.0, "xlarge": 2.0}
-_CLASS = re.compile(r"(?:db\.)?(\w+)\.(micro|small|medium|large|(\d{0,3})xlarge)")
-# Families that have every size from large (t: micro) to 24xlarge (t: 2xlarge; 6g, 7g: 16xlarge).
-_REGULAR = re.compile(r"t3|t4g|[mr](5|6g|6i|7g|7i|8g)")
 _MEMORY = "DBInstanceClassMemory"
 _FACTORS = re.compile(rf"{_MEMORY}((?:\s*[*/]\s*\d+)*)")
 _LOG = re.compile(rf"log\(\s*{_MEMORY}\s*/\s*(\d+)\s*\)\s*\*\s*(\d+)")
@@ -104,12 +100,13 @@ def setting(
 
 def class_size(instance_class: str) -> Size | None:
     """Return the size of a class, such as `db.m7g.large`; None if it is not in the table."""
-    classes, match = table("instance_classes"), _CLASS.fullmatch(instance_class.strip())
-    if match is None or match[1] not in classes["large"]:
+    classes, name = table("instance_classes"), instance_class.strip().removeprefix("db.")
+    family, _, size = name.partition(".")
+    if family not in classes["large"] or size not in classes["sizes"]:
         return None
-    factor = 2.0 * int(match[3]) if match[3] else _SMALLER[match[2]]
-    vcpus = classes["vcpus"].get(f"{match[1]}.{match[2]}", max(1.0, 2 * factor))
-    return Size(classes["large"][match[1]] * factor, vcpus)
+    factor = classes["sizes"][size]
+    vcpus = classes["vcpus"].get(name, max(1.0, 2.0 * factor))
+    return Size(classes["large"][family] * factor, vcpus)
 
 
 def evaluated(text: str, memory: float) -> int:
@@ -216,22 +213,19 @@ def serverless_limit(engine: str, low: float, high: float, where: SourceLocation
     if exact := published.get(limit.engine, {}).get(f"{high:g}"):
         limit = limit.exact(known(exact, formula, where), formula=formula)
     value, cap = limit.max_connections.value, published["small_minimum_cap"]
-    if limit.engine == "postgres" and low < 1 and value is not None and value > cap:
-        formula += f" A minimum of {low:g} ACU caps it at {cap:,}."
-        return limit.exact(known(cap, formula, where), formula=formula, lowest=limit.lowest)
-    return limit
+    if limit.engine != "postgres" or low >= 1 or value is None:
+        return limit
+    formula += f" A minimum of {low:g} ACU caps it at {cap:,}."
+    bounds = {"lowest": limit.lowest, "highest": limit.highest and min(limit.highest, cap)}
+    return limit.exact(known(min(value, cap), formula, where), formula=formula, **bounds)
 
 
 def smallest_class(database: Database, connections: int) -> str | None:
     """Return the smallest class of the database's family that has enough connections in any case."""
     family = database.instance_class.strip().removeprefix("db.").partition(".")[0]
     engine = f"aurora-{database.engine}" if database.kind == "Aurora" else database.engine
-    if not _REGULAR.fullmatch(family):
-        return None
-    sizes = ["large", "xlarge", *(f"{times}xlarge" for times in (2, 4, 8, 12, 16, 24))]
-    if family.startswith("t"):
-        sizes = ["micro", "small", "medium", *sizes[:3]]
-    for size in sizes:
+    regular = table("instance_classes")["regular"]
+    for size in next((each["sizes"] for each in regular if family in each["families"]), ()):
         limit = class_limit(engine, f"db.{family}.{size}")
         if (limit.lowest or limit.max_connections.value or 0) >= connections:
             return limit.instance_class
