@@ -30,6 +30,7 @@ from poolkit.budget.terraform.workloads import (
     is_binary_plan,
     is_terraform,
     may_hold_services,
+    planned_folders,
 )
 from poolkit.errors import BudgetError, TemplateError
 
@@ -144,9 +145,10 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
                 walk.skip(_BROKEN, file)
     files.unread.extend(walk.unread)
     _leave_out_copies(files.templates, walk)
-    if walk.terraform and not files.terraform:
-        where, count = SourceLocation(str(walk.terraform[0]), 1), len(walk.terraform)
-        files.unread.append(Unread(where, f"Terraform's own files ({count}) are not read: {HINT}"))
+    planned = {folder for each in files.terraform for folder in planned_folders(each)}
+    if open_ := [each for each in walk.terraform if planned.isdisjoint(each.resolve().parents)]:
+        reason = f"Terraform's own files ({len(open_)}) are not read; in their folder, {HINT}"
+        files.unread.append(Unread(SourceLocation(str(open_[0]), 1), reason))
     if not (files.unread or may_be_none or any(getattr(files, kind) for kind in _KINDS)):
         if not any(path.is_dir() for path in paths):
             raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")

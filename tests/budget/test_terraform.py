@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from terraform_files import Module, Ref, resource
@@ -937,6 +938,30 @@ def test_terraforms_own_files_get_the_hint(folder, name, text):
     result = folder.run(".")
     assert result.returncode == 3
     assert "terraform show -json" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("plan", "source", "verdict"),
+    [
+        ("shop/plan.json", "./modules/app/main.tf", "fits"),
+        ("shop/plan.json", "./main.tf", "fits"),
+        ("shop/plan.json", "../modules/app/db/main.tf", "fits"),
+        ("shop/plan.json", "../other/main.tf", "cannot be shown to fit"),
+        ("shop/plan.json", "../main.tf", "cannot be shown to fit"),
+        ("plans/shop.json", "../shop/main.tf", "cannot be shown to fit"),
+    ],
+)
+def test_a_plan_covers_its_own_folder_and_its_modules(folder, plan, source, verdict):
+    """Files elsewhere may be of another configuration, so they still get the hint."""
+    text = json.loads(Module(*rds(), function(variables={"DB_HOST": TO_DATABASE})).plan())
+    calls = {"app": {"source": "../modules/app", "module": {}}, "vpc": {"source": "example/vpc"}}
+    text["configuration"]["root_module"]["module_calls"] = calls
+    folder.write(plan, json.dumps(text))
+    file = folder.write(f"shop/{source}", 'resource "aws_ecs_service" "web" {\n}\n')
+    found = folder.budget(services=("api=1+0",))
+    assert found.verdict == verdict
+    unread = [Path(each.where.file).resolve() for each in found.unread]
+    assert unread == ([] if verdict == "fits" else [file.resolve()])
 
 
 def test_files_without_services_need_no_plan(folder, ceilings):

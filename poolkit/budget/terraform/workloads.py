@@ -78,6 +78,21 @@ def is_terraform(data: Any) -> bool:
     return is_empty or any(isinstance(each, dict) for each in roots)
 
 
+def planned_folders(document: Document) -> Iterator[Path]:
+    """Yield the folders that a plan or state is made from, with all folders below them.
+
+    They are its own folder, and those of the local modules that a plan names elsewhere.
+    """
+    waiting = [(document.path.resolve().parent, document.at("configuration", "root_module"))]
+    for folder, module in waiting:  # it grows during the loop
+        yield folder
+        calls = get_path(module, "module_calls")
+        for call in calls.values() if isinstance(calls, dict) else ():
+            source = str(get_path(call, "source"))
+            if source.startswith(("./", "../")):
+                waiting.append(((folder / source).resolve(), get_path(call, "module")))
+
+
 def without_copies(documents: Sequence[Document]) -> list[Document]:
     """Return the documents without the states that a plan among them is made for."""
     plans = {each.file for each in documents if each.at("planned_values")}
