@@ -45,6 +45,7 @@ def att(name, attribute):
 def database(name="Store", limit=200):
     properties = {"Engine": "postgres", "DBInstanceClass": "db.m7g.large"}
     properties["DBParameterGroupName"] = {"Ref": f"{name}Settings"}
+    properties["VPCSecurityGroups"] = [{"Ref": f"{name}Group"}]
     group = {"Family": "postgres17", "Parameters": {"max_connections": str(limit)}}
     login = {"GenerateSecretString": {"GenerateStringKey": "password"}}
     attachment = {"SecretId": {"Ref": f"{name}Login"}, "TargetId": {"Ref": name}}
@@ -52,6 +53,10 @@ def database(name="Store", limit=200):
     return {
         name: {"Type": "AWS::RDS::DBInstance", "Properties": properties},
         f"{name}Settings": {"Type": "AWS::RDS::DBParameterGroup", "Properties": group},
+        f"{name}Group": {
+            "Type": "AWS::EC2::SecurityGroup",
+            "Properties": {"GroupDescription": "d"},
+        },
         f"{name}Login": {"Type": "AWS::SecretsManager::Secret", "Properties": login},
         f"{name}Attachment": {
             "Type": "AWS::SecretsManager::SecretTargetAttachment",
@@ -91,6 +96,34 @@ def functions(draw, name):
     return {name: {"Type": "AWS::Lambda::Function", "Properties": properties}}
 
 
+def readers(name):
+    """A function that reaches the database by its role or its security group alone."""
+    statement = {"Effect": "Allow", "Action": "secretsmanager:GetSecretValue"}
+    policy = {"PolicyName": "p", "PolicyDocument": {"Statement": [statement]}}
+    statement["Resource"] = {"Ref": "StoreLogin"}
+    role = {"AssumeRolePolicyDocument": {}, "Policies": [policy]}
+    rule = {"GroupId": {"Ref": "StoreGroup"}, "IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432}
+    rule["SourceSecurityGroupId"] = {"Ref": f"{name}Group"}
+    group = {"Type": "AWS::EC2::SecurityGroup", "Properties": {"GroupDescription": "d"}}
+    function = {"Runtime": "python3.13", "Handler": "app.handler", "Role": "arn:aws:iam::1:role/r"}
+    function |= {"Code": {"S3Bucket": "b", "S3Key": "k"}, "ReservedConcurrentExecutions": 5}
+    by_role = {**function, "Role": att(f"{name}Role", "Arn")}
+    by_group = {**function, "VpcConfig": {"SecurityGroupIds": [{"Ref": f"{name}Group"}]}}
+    return st.sampled_from(
+        [
+            {
+                name: {"Type": "AWS::Lambda::Function", "Properties": by_role},
+                f"{name}Role": {"Type": "AWS::IAM::Role", "Properties": role},
+            },
+            {
+                name: {"Type": "AWS::Lambda::Function", "Properties": by_group},
+                f"{name}Group": group,
+                f"{name}Rule": {"Type": "AWS::EC2::SecurityGroupIngress", "Properties": rule},
+            },
+        ]
+    )
+
+
 @st.composite
 def ecs_services(draw, name):
     """An ECS service with or without autoscaling, a preset, and a sign of the database."""
@@ -125,7 +158,7 @@ def others(name):
 
 
 def parts(name):
-    return st.one_of(functions(name), ecs_services(name), others(name))
+    return st.one_of(functions(name), ecs_services(name), readers(name), others(name))
 
 
 @st.composite
@@ -181,7 +214,8 @@ def test_another_database_never_turns_unknown_into_fits(stack, other):
 def test_a_nested_stack_is_the_same_as_its_resources(stack):
     """Clients in a nested stack that receives the database's values give the same numbers."""
     flat = budgets_of({"root.json": template(*stack)})
-    values = {f"P{number}": value for number, value in enumerate(signs())}
+    passed = [*signs(), {"Ref": "StoreGroup"}]
+    values = {f"P{number}": value for number, value in enumerate(passed)}
     text = json.dumps(stack[1:])
     for name, value in values.items():
         text = text.replace(json.dumps(value), json.dumps({"Ref": name}))
@@ -222,6 +256,16 @@ def test_a_made_up_type_that_refers_to_the_database_is_unknown(stack, words, pro
     budgets = budgets_of({"stack.json": template(*stack, made_up)})
     ceilings = {service.name: service.ceiling for service in budgets.only.services}
     assert ceilings["Fleet"] is None
+    assert budgets.verdict in UNKNOWN_VERDICTS
+
+
+@bounded
+@given(stacks(), readers("Another"))
+def test_a_function_that_only_its_rights_betray_is_unknown(stack, reader):
+    """A role that may read the secret, or a security group that is let in, makes a client."""
+    budgets = budgets_of({"stack.json": template(*stack, reader)})
+    ceilings = {service.name: service.ceiling for service in budgets.only.services}
+    assert ceilings["Another"] is None
     assert budgets.verdict in UNKNOWN_VERDICTS
 
 
