@@ -23,10 +23,7 @@ pool = 10
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-import shlex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Answers
 from poolkit.errors import ConfigurationError
@@ -35,7 +32,7 @@ from poolkit.project import OWN_FILE, SHARED_FILE
 
 if TYPE_CHECKING:
     from poolkit.budget.model import Options
-    from poolkit.budget.verdict import Budget, Budgets
+    from poolkit.budget.verdict import Budgets
     from poolkit.project import Project
 
 OPEN = "?"
@@ -70,50 +67,6 @@ def read_answers(project: Project) -> Answers:
                 raise ConfigurationError(f"{section} {key}.{name} must be {wanted[kind]}")
         found[key] = {name: entry for name, entry in entries.items() if entry != OPEN}
     return Answers(origin=section, **found)
-
-
-# -- what answers an unknown number ---------------------------------------------------------
-
-
-class Answer(NamedTuple):
-    """What makes the numbers of a service, pooler or database known."""
-
-    option: str = ""
-    """An option of the command; empty: only the files can have it."""
-    form: str = ""
-    """The form of its value, such as POOL+OVERFLOW."""
-    table: str = ""
-    """The table of [tool.poolkit.budget]; empty: it has no entry."""
-
-    def flag(self, name: str) -> str:
-        """Return the option with its value; empty if there is none."""
-        of = f"{shlex.quote(name)}=" if self.table == "services" else ""
-        return f"{self.option} {of}{self.form}".strip()
-
-    def entry(self, name: str) -> str:
-        """Return the line of the file; empty if it has none."""
-        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
-        value = f'"{self.form}"' if self.table == "services" else self.form
-        return f"{self.table}.{key} = {value}" if self.table else ""
-
-
-def answer(budget: Budget, name: str) -> Answer:
-    """Return what answers the unknown numbers of a service, pooler or database of a budget."""
-    service = next((each for each in budget.services if each.name == name), None)
-    if service is not None:
-        # Only the template has the overlap.
-        is_open = not all(number.is_known for number in service.numbers.values())
-        form = "POOL+OVERFLOW"
-        form += "" if service.processes.is_known else "xPROCESSES"
-        form += "" if service.instances.is_known else "@INSTANCES"
-        return Answer("--service", form, "services") if is_open else Answer()
-    if name == budget.database.name:
-        if budget.database.max_connections.is_known and not budget.is_close:
-            return Answer("--reserve", "N")
-        table = "databases" if budget.database.where else ""
-        return Answer("--max-connections", "N", table)
-    unclear = [each for each in budget.poolers if each.name == name and each.server_connections]
-    return Answer("--pgbouncer-pools", "N") if unclear else Answer()
 
 
 # -- writing --------------------------------------------------------------------------------
@@ -189,7 +142,7 @@ def _unknown(budgets: Budgets) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for budget in budgets.each:
         for gap in budget.gaps:
-            if (what := answer(budget, gap.of)).table:
+            if (what := gap.answer).table:
                 comment = f"{what.form}; {gap.number.replace('_', ' ')}: {gap.reason}"
                 found.setdefault((what.table, gap.of), printable(comment, one_line=True))
     return found

@@ -70,13 +70,9 @@ def check_run(budgets: Budgets, path: Path) -> list[Check]:
     checks: list[Check] = []
     for name, repeats in measured.items():
         fullest = max(repeats, key=lambda each: _peak(each) or 0, default=None)
-        of_preset, peak = services.get(presets.get(name, name), {}), _peak(fullest)
-        if peak is None:
-            checks.append(Check(f"{name}: no peak was measured"))
-        elif not of_preset:
-            checks.append(Check(f"{name}: no service in the templates has its preset"))
-        else:
-            checks += [_of_run(name, peak, fullest, service) for service in of_preset.values()]
+        of_preset = services.get(presets.get(name, name), {}).values()
+        no_service = Check(f"{name}: no service in the templates has its preset")
+        checks += [_of_run(name, fullest, service) for service in of_preset] or [no_service]
     return checks
 
 
@@ -85,8 +81,10 @@ def _peak(found: Any) -> int | None:
     return peak if isinstance(peak, int) else None
 
 
-def _of_run(target: str, peak: int, measured: Any, service: Service) -> Check:
+def _of_run(target: str, measured: Any, service: Service) -> Check:
     """Return the comparison with one service, for as many processes as the run had."""
+    if (peak := _peak(measured)) is None:
+        return Check(f"{target}: no peak was measured")
     instances = measured.get("instances") or measured.get("execution_environments")
     text, allowed = f"{service.name}: at most {peak:,} open", service.ceiling
     if isinstance(instances, int):

@@ -84,9 +84,11 @@ def applied(budget: Budget, suggestion: Suggestion) -> Budget:
             # The memory of the new server can carry it.
             return _with_limit(budget, value, carried=None)
         # A proxy and a service may have the same name, and no number.
-        parts = budget.poolers if number in _OF_POOLERS else budget.services
-        (part,) = (each for each in parts if each.name == name)
-        budget = budget.with_part(_changed(part, number, value))
+        kind = "poolers" if number in _OF_POOLERS else "services"
+        parts = {each.name: each for each in getattr(budget, kind)}
+        parts[name] = _changed(parts[name], number, value)
+        changes: dict[str, Any] = {kind: tuple(parts.values())}
+        budget = dataclasses.replace(budget, **changes)
     return budget
 
 
@@ -144,8 +146,7 @@ def _named(part: _Part, number: str, value: int) -> tuple[str, str]:
         return "concurrency" if is_function else f"{part.unit}s", f"{value:,}"
     if number == "per_process":
         size = min(part.pool_size.value or value, value)
-        name = "pool" if part.per_process is not None else "connections per process"
-        return name, f"{size}+{value - size}" if name == "pool" else f"{value:,}"
+        return "pool", f"{size}+{value - size}"
     return number, f"{value:,}"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from poolkit.budget.model import Pooler, Quantity, Service, total, unknown
 
@@ -25,6 +27,28 @@ EXIT_STATUS: Mapping[Verdict, int] = {
 }
 
 
+class Answer(NamedTuple):
+    """What makes the numbers of a service, pooler or database known."""
+
+    option: str = ""
+    """An option of the command; empty: only the files can have it."""
+    form: str = ""
+    """The form of its value, such as POOL+OVERFLOW."""
+    table: str = ""
+    """The table of [tool.poolkit.budget]; empty: it has no entry."""
+
+    def flag(self, name: str) -> str:
+        """Return the option with its value; empty if there is none."""
+        of = f"{shlex.quote(name)}=" if self.table == "services" else ""
+        return f"{self.option} {of}{self.form}".strip()
+
+    def entry(self, name: str) -> str:
+        """Return the line of the file; empty if it has none."""
+        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+        value = f'"{self.form}"' if self.table == "services" else self.form
+        return f"{self.table}.{key} = {value}" if self.table else ""
+
+
 class Gap(NamedTuple):
     """An unknown number, and what would make it known."""
 
@@ -33,6 +57,7 @@ class Gap(NamedTuple):
     reason: str
     where: SourceLocation | None
     """Its own line, or that of the service, pooler or database that it belongs to."""
+    answer: Answer = Answer()
 
 
 class Overload(NamedTuple):
@@ -147,7 +172,10 @@ class Budget:
                 limit.where,
             )
         of_limits = {"max_connections": limit, "reserved": database.reserved}
-        parts = [(database.name, database.where, of_limits)]
+        how = Answer("--reserve", "N")
+        if not limit.is_known:
+            how = Answer("--max-connections", "N", "databases" if database.where else "")
+        parts = [(database.name, database.where, of_limits, how)]
         limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
         every: list[Pooler | Service] = [*self.poolers, *self.services]
         for part in every:
@@ -158,22 +186,18 @@ class Budget:
             if isinstance(part, Pooler) and not self.clients_of(part.name):
                 numbers.pop("client limit", None)
             if isinstance(part, Pooler) or not part.through or part.through in limited:
-                parts.append((part.name, part.where, numbers))
-        for name, where, numbers in parts:
+                parts.append((part.name, part.where, numbers, _answer(part)))
+        for name, where, numbers, how in parts:
             unclear: dict[Quantity, str] = {}
             for number, quantity in numbers.items():
                 # pool_size and max_overflow are often unknown together, which is one gap.
                 if not quantity.is_known:
                     unclear.setdefault(quantity, number)
-            found += [Gap(name, n, each.reason, each.where or where) for each, n in unclear.items()]
+            found += [
+                Gap(name, number, each.reason, each.where or where, how)
+                for each, number in unclear.items()
+            ]
         return tuple(found)
-
-    def with_part(self, part: Service | Pooler) -> Budget:
-        """Return this budget with a service or pooler in place of the one of its name."""
-        kind = "services" if isinstance(part, Service) else "poolers"
-        parts = tuple(part if each.name == part.name else each for each in getattr(self, kind))
-        changes: dict[str, Any] = {kind: parts}
-        return dataclasses.replace(self, **changes)
 
 
 class Check(NamedTuple):
@@ -181,6 +205,18 @@ class Check(NamedTuple):
 
     text: str
     is_within: bool = True
+
+
+def _answer(part: Service | Pooler) -> Answer:
+    """Return what makes the numbers of a service or pooler known."""
+    if isinstance(part, Pooler):
+        return Answer("--pgbouncer-pools", "N") if part.server_connections else Answer()
+    if all(number.is_known for number in part.numbers.values()):
+        return Answer()  # Only the template has the overlap.
+    form = "POOL+OVERFLOW"
+    form += "" if part.processes.is_known else "xPROCESSES"
+    form += "" if part.instances.is_known else "@INSTANCES"
+    return Answer("--service", form, "services")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poolkit.budget.answers import answer
 from poolkit.budget.limits import useful_connections
 from poolkit.budget.model import Quantity, SourceLocation
 from poolkit.budget.report import rows
@@ -53,10 +52,9 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         | {"running": each.ceiling(limit, is_deployed=False), "ceiling": each.ceiling(limit)}
         for each in budget.poolers
     ]
-    answers = [(gap, answer(budget, gap.of)) for gap in budget.gaps]
     found["unknown"] = [
-        {**_plain(gap), "answer": how.flag(gap.of) or None, "entry": how.entry(gap.of) or None}
-        for gap, how in answers
+        {**_plain(gap), "answer": each.flag(gap.of) or None, "entry": each.entry(gap.of) or None}
+        for gap, each in ((gap, gap.answer) for gap in budget.gaps)
     ]
     return {**found, "suggestions": _plain(suggestions(budget))}
 
@@ -100,15 +98,14 @@ def as_markdown(budgets: Budgets) -> str:
 
 def _table(table: tuple[rows.Row, ...]) -> list[str]:
     """Return the lines of a table; the last row is the sum."""
-    lines = ["| service | kind | instances x processes x pool | running | deploying |"]
-    lines.append("|---|---|---|---:|---:|")
-    for row in table:
-        name = ("" if row.is_counted else "↳ ") + _escaped(row.name)
-        cells = [name, *map(_escaped, row[1:3]), row.steady, row.ceiling]
-        if row is table[-1]:
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    *listed, last = ([_escaped(cell) for cell in row] for row in table)
+    lines = [
+        ["service", "kind", "instances x processes x pool", "running", "deploying"],
+        ["---", "---", "---", "---:", "---:"],
+        *listed,
+        [f"**{cell}**" if cell else "" for cell in last],
+    ]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _folded(lines: list[str]) -> list[str]:
@@ -176,10 +173,9 @@ def findings(budgets: Budgets) -> Iterator[Finding]:
     for check in budgets.checks:
         if not check.is_within:
             yield Finding("above-ceiling", check.text)
-    gaps = [(gap, answer(budget, gap.of)) for budget in budgets.each for gap in budget.gaps]
-    for gap, how in dict.fromkeys(gaps):
+    for gap in dict.fromkeys(gap for budget in budgets.each for gap in budget.gaps):
         text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
-        text += f". Answer: {how.flag(gap.of)}" if how.option else ""
+        text += f". Answer: {gap.answer.flag(gap.of)}" if gap.answer.option else ""
         yield Finding("unknown-number", text, gap.where)
     for part in budgets.unread:
         yield Finding("unknown-number", part.reason, part.where)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from poolkit.budget.answers import Answer, answer
 from poolkit.budget.limits import useful_note
 from poolkit.budget.suggestions import applied, suggestions
+from poolkit.budget.verdict import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,15 +27,10 @@ _HINT = (
 )
 
 
-class Row(NamedTuple):
-    """One row of the table: texts, and whether the row is a part of the sum."""
-
-    name: str
-    what: str
-    formula: str
-    steady: str
-    ceiling: str
-    is_counted: bool = True
+Row: TypeAlias = tuple[str, str, str, str, str]
+"""One row of the table: name, kind, formula, ceiling while running and while deploying."""
+CLIENT = "↳ "
+"""What the name of a row begins with that is no part of the sum: a pooler's client."""
 
 
 class Group(NamedTuple):
@@ -99,23 +94,23 @@ def table(budget: Budget) -> tuple[Row, ...]:
     limit = budget.max_connections
     found = [_row(service) for service in budget.direct]
     for pooler in budget.poolers:
-        steady, most = pooler.ceiling(limit, is_deployed=False), pooler.ceiling(limit)
-        formula = pooler.formula(limit)
-        found.append(Row(pooler.name, pooler.kind, formula, figure(steady), figure(most)))
-        found += [_row(service, "({})") for service in budget.clients_of(pooler.name)]
+        numbers = figure(pooler.ceiling(limit, is_deployed=False)), figure(pooler.ceiling(limit))
+        found.append((pooler.name, pooler.kind, pooler.formula(limit), *numbers))
+        for name, what, formula, steady, most in map(_row, budget.clients_of(pooler.name)):
+            found.append((CLIENT + name, what, formula, f"({steady})", f"({most})"))
     one, more = figure(budget.migrations), figure(budget.operators)
-    found.append(Row("migrations", "one at a time", "", one, one))
-    found.append(Row("operators", "psql, monitoring", "", more, more))
+    found.append(("migrations", "one at a time", "", one, one))
+    found.append(("operators", "psql, monitoring", "", more, more))
     at_least = "" if budget.needed is not None else "≥ "
-    of = f"{at_least}{budget.known:,} of {figure(budget.available)}"
-    return (*found, Row("in all", "", "", "", of))
+    return (
+        *found,
+        ("in all", "", "", "", f"{at_least}{budget.known:,} of {figure(budget.available)}"),
+    )
 
 
-def _row(service: Service, form: str = "{}") -> Row:
-    """Return the row of a service; it is no part of the sum if its numbers have another form."""
-    what, numbers = service.target or service.platform, (service.steady, service.ceiling)
-    steady, most = (form.format(figure(number)) for number in numbers)
-    return Row(service.name, what, service.formula, steady, most, form == "{}")
+def _row(service: Service) -> Row:
+    numbers = figure(service.steady), figure(service.ceiling)
+    return service.name, service.target or service.platform, service.formula, *numbers
 
 
 def figure(value: int | None) -> str:
@@ -133,7 +128,7 @@ def unknown(budgets: Budgets) -> tuple[Group, ...]:
             sentence = gap.reason if is_named else f"{number}: {gap.reason}"
             is_given = gap.of == budget.database.name and budget.database.where is None
             entry = ("" if is_given else gap.of, str(gap.where or ""))
-            found[sentence][entry] = answer(budget, gap.of)
+            found[sentence][entry] = gap.answer
     for part in budgets.unread:
         found[part.reason]["", str(part.where)] = Answer()
     groups = []

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.budget.report.rows import LONG, sections
+from poolkit.budget.report.rows import CLIENT, LONG, sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,20 +55,19 @@ def _print_names(console: Console, file: str, entries: Sequence[tuple[str, str]]
 
 
 def _print_table(console: Console, rows: Sequence[Row]) -> None:
-    is_wide, (*listed, last) = console.width >= _WIDE, rows
+    is_wide, (*listed, (in_all, *_, total)) = console.width >= _WIDE, rows
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True)
-    table.add_column("service", footer=last.name, overflow="fold")
+    table.add_column("service", footer=in_all, overflow="fold")
     table.add_column("kind", overflow="fold")
     if is_wide:
         table.add_column("instances x processes x pool", overflow="fold")
-    table.add_column("running", footer=last.steady, justify="right", no_wrap=True)
-    table.add_column("deploying", footer=last.ceiling, justify="right", no_wrap=True)
+    table.add_column("running", justify="right", no_wrap=True)
+    table.add_column("deploying", footer=total, justify="right", no_wrap=True)
     for row in listed:
-        name = row.name if row.is_counted else f"  {row.name}"
-        cells = [name, row.what, row.formula, row.steady, row.ceiling]
+        cells = list(row)
         if not is_wide and (formula := cells.pop(2)):
             cells[0] += f"\n  {formula}"
-        table.add_row(*map(Text, cells), style="" if row.is_counted else "dim")
+        table.add_row(*map(Text, cells), style="dim" if row[0].startswith(CLIENT) else "")
     console.print(table)
 
 
