@@ -85,9 +85,9 @@ def applied(budget: Budget, suggestion: Suggestion) -> Budget:
             return _with_limit(budget, value, carried=None)
         # A proxy and a service may have the same name, and no number.
         kind = "poolers" if number in _OF_POOLERS else "services"
-        parts = {each.name: each for each in getattr(budget, kind)}
-        parts[name] = _changed(parts[name], number, value)
-        changes: dict[str, Any] = {kind: tuple(parts.values())}
+        parts: tuple[_Part, ...] = getattr(budget, kind)
+        parts = tuple(_changed(e, number, value) if e.name == name else e for e in parts)
+        changes: dict[str, Any] = {kind: parts}
         budget = dataclasses.replace(budget, **changes)
     return budget
 

@@ -250,3 +250,19 @@ def test_where_nothing_helps_it_is_said():
     assert suggestions(budget) == ()
     (group,) = ways_out(budget)
     assert group.sentence.startswith("No change")
+
+
+def test_poolers_of_one_name_change_together():
+    """Two stacks may each have a proxy of that name."""
+    full = deployment(room=50)
+    proxy = Pooler(
+        name="proxy",
+        kind="RDS Proxy",
+        where=None,
+        instances=known(1, "here"),
+        overlap=Overlap(),
+        percent=known(70, "here"),
+    )
+    budget = dataclasses.replace(full, services=(), poolers=(proxy, proxy))
+    (together, *_) = suggestions(budget)
+    assert applied(budget, together).verdict != "does not fit"
