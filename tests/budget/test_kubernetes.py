@@ -755,6 +755,7 @@ def test_argo_rollouts_run_old_and_new_pods(folder, ceilings, strategy, pods):
         {"spec__strategy": {"rollingUpdate": {"maxSurge": "x"}}},
         {"spec__template__spec__containers": [{"name": "web", "image": "x", "env": "y"}]},
         {"spec__template__spec__containers": []},
+        {"spec__template__spec__containers": True},
         {"spec__template": None},
     ],
 )

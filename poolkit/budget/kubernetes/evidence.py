@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.kubernetes.objects import items, kinds, mappings, texts
-from poolkit.budget.model import Evidence, Overlap, Variable, Workload, unknown
+from poolkit.budget.model import Evidence, Variable
 from poolkit.budget.read.values import get_path
 from poolkit.budget.signs import hosts_in, is_about_database
 from poolkit.budget.software import is_pooler, is_server
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from poolkit.budget.kubernetes.objects import Manifest, Objects, Pod
-    from poolkit.budget.model import Database, ResourceKey
+    from poolkit.budget.model import Database, ResourceKey, Workload
     from poolkit.budget.read.documents import ValuePath
 
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -32,27 +32,6 @@ _PROXY = re.compile(r"cloud-?sql-proxy|gce-proxy|alloydb-auth-proxy")
 _CLOUD_SQL = "run.googleapis.com/cloudsql-instances"
 _SECRET = re.compile(r"secret(name|ref|keyref)?$", re.IGNORECASE)
 _PORTS = {"3306", "5432", "6432"}
-
-
-def service_hosts(objects: Objects) -> dict[int, list[str]]:
-    """Return the names by which each pod is reached, by the pod's `id`."""
-    found: dict[int, list[str]] = defaultdict(list)
-    services = objects.of_type("Service")
-    for service in services:
-        selector = service.at("spec", "selector")
-        for pod in objects.selected(selector) if selector else ():
-            if service.is_near(pod.object.namespace):
-                found[id(pod)] += (service if service.namespace else pod.object).hosts(service.name)
-    for pod in objects.pods:
-        name = pod.object.at("spec", "serviceName")
-        if name and pod.object.kind == "StatefulSet":
-            found[id(pod)] += [*pod.object.hosts(str(name)), f"{pod.object.name}-0"]
-    for service in services:
-        # An ExternalName may stand for a Service of another namespace.
-        name = ".".join(str(service.at("spec", "externalName")).split(".")[:2])
-        for hosts in found.values() if "." in name else ():
-            hosts.extend(service.hosts(service.name) if name in hosts else ())
-    return found
 
 
 class Signs:
@@ -67,24 +46,23 @@ class Signs:
         self._objects, self._clusters = objects, clusters
         # By host name, Secret or pod: the keys of servers and poolers.
         self._hosts: dict[str, list[ResourceKey]] = defaultdict(list)
-        self._secrets: dict[str, list[tuple[str, ResourceKey]]] = defaultdict(list)
+        self._secrets: list[tuple[str, str, ResourceKey]] = []
         self._in_pod: dict[int, list[ResourceKey]] = defaultdict(list)
         self._network: dict[int, list[Evidence]] = defaultdict(list)
-        self._patterns = [
-            (form.format(each.name), key)
-            for key, each in clusters.items()
-            for form in kinds("operators")[key.logical_id.partition("/")[0]]["secrets"]
-        ]
         for key, database in clusters.items():
+            operator = kinds("operators")[key.logical_id.partition("/")[0]]
+            self._secrets += [
+                (each.format(database.name), "*", key) for each in operator["secrets"]
+            ]
             for host in database.hosts:
                 self._hosts[host].append(key)
         for pod, path, workload in made:
-            if workload.resource and (is_server(workload) or is_pooler(workload)):
-                self._in_pod[id(pod)].append(workload.resource)
+            own = workload.resource
+            if own and (is_server(workload) or is_pooler(workload)):
+                self._in_pod[id(pod)].append(own)
+                self._secrets += [(*each, own) for each in _secrets_of(pod, path)]
                 for host in workload.hosts:
-                    self._hosts[host].append(workload.resource)
-                for secret, part in _secrets_of(pod, path):
-                    self._secrets[secret].append((part, workload.resource))
+                    self._hosts[host].append(own)
         # Names without a namespace that stand for another server in each namespace.
         self._shared = {
             host
@@ -126,8 +104,8 @@ class Signs:
         """Return host names without those that another namespace has, too."""
         return tuple(each for each in hosts if each not in self._shared)
 
-    def custom(self) -> Iterator[Workload]:
-        """Return the objects of unknown kinds that lead to a database, as unknown clients."""
+    def custom(self) -> Iterator[tuple[Manifest, tuple[Evidence, ...]]]:
+        """Return the objects of unknown kinds that lead to a database, each with its signs."""
         silent, pods = kinds("silent"), {id(pod.object) for pod in self._objects.pods}
         quiet = {*kinds("pods"), *kinds("operators"), *kinds("poolers"), *silent["kinds"]}
         for each in self._objects:
@@ -143,18 +121,8 @@ class Signs:
                 found += self._of_hosts(name, _HOST.findall(text), each.namespace)
                 if is_about_database("", Variable(text=text, origin="")):
                     found.append(Evidence(reason=name))
-            where = each.where("spec")
             if found:
-                yield Workload(
-                    name=each.name,
-                    platform=each.kind,
-                    unit="instance",
-                    where=where,
-                    instances=unknown(f"the instances of a {each.kind} are unknown", where),
-                    overlap=Overlap(),
-                    variables={},
-                    evidence=tuple(dict.fromkeys(found)),
-                )
+                yield each, tuple(dict.fromkeys(found))
 
     def _of_hosts(self, reason: str, hosts: Iterable[str], namespace: str) -> Iterator[Evidence]:
         for host in dict.fromkeys(hosts):
@@ -165,69 +133,68 @@ class Signs:
                 yield Evidence(reason=f"{reason} names {host}", leads_to=tuple(keys))
 
     def _of_secret(self, name: str, part: str, namespace: str) -> Iterator[Evidence]:
-        users = self._secrets.get(name, ())
-        keys = [key for own, key in users if own == part or "*" in (own, part)]
-        keys += [key for pattern, key in self._patterns if fnmatchcase(name, pattern)]
-        keys = [each for each in keys if _is_near(each, namespace)]
+        keys = tuple(
+            key
+            for pattern, own, key in self._secrets
+            if (own == part or "*" in (own, part))
+            and _is_near(key, namespace)
+            and fnmatchcase(name, pattern)
+        )
         is_about = is_about_database(name.replace("-", "_"), Variable(text=None, origin=""))
         if keys or (is_about and part == "*"):
-            yield Evidence(reason=f"Secret {name}", leads_to=tuple(keys))
+            yield Evidence(reason=f"Secret {name}", leads_to=keys)
 
     def _add_networks(self) -> None:
         """Add the signs of the network: policies, and servers that none of them isolates."""
         isolated: set[int] = set()
         for policy in self._objects.of_type("NetworkPolicy"):
-            self._add_policy(policy)
+            own = self._peers({"podSelector": policy.at("spec", "podSelector")}, policy)
+            self._add_policy(policy, own)
             if "Ingress" in (items(policy.at("spec", "policyTypes")) or ["Ingress"]):
-                isolated |= {id(each) for each in self._selected(policy)}
+                isolated |= set(map(id, own))
         reached = [*self._clusters]
         for pod in self._objects.pods:
             reached += () if id(pod) in isolated else self._in_pod[id(pod)]
         for key in reached:
             near = [each for each in self._objects.pods if _is_near(key, each.object.namespace)]
-            self._let(near, Evidence(reason="its network", leads_to=(key,)))
+            self._add_sign(near, "its network", (key,))
 
-    def _add_policy(self, policy: Manifest) -> None:
+    def _add_policy(self, policy: Manifest, own: list[Pod]) -> None:
         """Add the signs of a NetworkPolicy: whom it lets in to a server, or out to one."""
-        selector, own = policy.at("spec", "podSelector"), self._selected(policy)
         reason = f"NetworkPolicy {policy.name}"
         rules = [(each, "from") for each in mappings(policy.at("spec", "ingress"))]
         rules += [(each, "to") for each in mappings(policy.at("spec", "egress"))]
         for rule, key in rules:
-            peers, ports = mappings(rule.get(key)), mappings(rule.get("ports"))
+            peers = mappings(rule.get(key))
             for peer in peers:
-                others = self._peers(peer, policy)
+                others, selector = self._peers(peer, policy), policy.at("spec", "podSelector")
                 servers, clients = (own, others) if key == "from" else (others, own)
                 labels = {text for _, text in texts(selector if key == "from" else peer)}
                 keys = [each for pod in servers for each in self._in_pod[id(pod)]]
                 keys += [each for each, one in self._clusters.items() if one.name in labels]
                 # A policy for all pods of a namespace says nothing about a server.
                 if labels and keys:
-                    self._let(clients, Evidence(reason=reason, leads_to=tuple(keys)))
-            is_address = not any("podSelector" in each for each in peers)
-            if key == "to" and is_address and _PORTS & {str(each.get("port")) for each in ports}:
-                self._let(own, Evidence(reason=reason))
+                    self._add_sign(clients, reason, tuple(keys))
+            ports = {str(each.get("port")) for each in mappings(rule.get("ports"))}
+            if key == "to" and _PORTS & ports and not any("podSelector" in each for each in peers):
+                self._add_sign(own, reason, ())
 
-    def _selected(self, policy: Manifest) -> list[Pod]:
-        found = self._objects.selected(policy.at("spec", "podSelector") or {})
-        return [each for each in found if policy.is_near(each.object.namespace)]
-
-    def _let(self, pods: Iterable[Pod], sign: Evidence) -> None:
+    def _add_sign(self, pods: list[Pod], reason: str, keys: tuple[ResourceKey, ...]) -> None:
+        sign = Evidence(reason=reason, leads_to=keys, is_network=True)
         for pod in pods:
-            self._network[id(pod)].append(replace(sign, is_network=True))
+            self._network[id(pod)].append(sign)
 
     def _peers(self, peer: dict[str, Any], policy: Manifest) -> list[Pod]:
         """Return the pods that a rule of a NetworkPolicy names."""
         if not peer.keys() & {"podSelector", "namespaceSelector"}:
             return []
         pods = self._objects.selected(peer.get("podSelector") or {})
-        namespaces = peer.get("namespaceSelector")
-        if namespaces is None:
-            return [each for each in pods if policy.is_near(each.object.namespace)]
-        # Of a namespace, only its name is known: it may have any other label.
-        name = "kubernetes.io/metadata.name"
-        wanted = get_path(namespaces, "matchLabels", name) or ""
-        return [each for each in pods if each.object.is_near(str(wanted))]
+        namespaces, namespace = peer.get("namespaceSelector"), policy.namespace
+        if namespaces is not None:
+            # Of a namespace, only its name is known: it may have any other label.
+            name = "kubernetes.io/metadata.name"
+            namespace = str(get_path(namespaces, "matchLabels", name) or "")
+        return [each for each in pods if each.object.is_near(namespace)]
 
 
 def _is_near(key: ResourceKey, namespace: str) -> bool:

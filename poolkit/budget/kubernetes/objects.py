@@ -48,6 +48,12 @@ class Manifest(Document):
         """Its namespace, empty if it is not in the file."""
         return str(self.at("metadata", "namespace") or "")
 
+    @property
+    def pod_path(self) -> ValuePath:
+        """The path to the pod of an object of a known kind; empty for other kinds."""
+        known = kinds("pods").get(self.type)
+        return tuple(known["pod"].split(".")) if known else ()
+
     def key(self, *inner: object) -> ResourceKey:
         """Return the key of the object, or of a container in it."""
         return ResourceKey(self.namespace, "/".join([self.type, self.name, *map(str, inner)]))
@@ -144,45 +150,27 @@ class Pod:
         return is_init and bool(self.object.at(*container, "restartPolicy") != "Always")
 
 
-def pod_path(manifest: Manifest) -> ValuePath:
-    """Return the path to the pod of an object of a known kind; empty for other kinds."""
-    known = kinds("pods").get(manifest.type)
-    return tuple(known["pod"].split(".")) if known else ()
-
-
 def has_pods(document: Document) -> bool:
     """Return whether an object runs containers."""
-    return any(pod_path(each) or _containers(each) for each in objects(document))
+    return any(each.pod_path or any(_containers(each.data, (), ())) for each in objects(document))
 
 
-def _containers(manifest: Manifest) -> list[ValuePath]:
-    """Return the path to each container of an object.
+def _containers(found: Any, pod: ValuePath, path: ValuePath) -> Iterator[ValuePath]:
+    """Find the containers of an object, also single ones as Argo's Workflow has them.
 
     Unknown kinds may have pods too, anywhere: Argo's Workflow, KEDA's ScaledJob.
     """
-    pod = pod_path(manifest)
-    if not pod:
-        return list(_anywhere(manifest.data, ()))
-    return [
-        (*pod, key, number)
-        for key in ("containers", "initContainers")
-        for number, each in enumerate(items(manifest.at(*pod, key)))
-        if isinstance(each, dict)
-    ]
-
-
-def _anywhere(found: Any, path: ValuePath) -> Iterator[ValuePath]:
-    """Find lists of containers, and single ones as Argo's Workflow has them."""
     for number, each in enumerate(items(found)):
-        yield from _anywhere(each, (*path, number))
+        yield from _containers(each, pod, (*path, number))
     for key, value in fields(found).items():
         inner = mappings(value)
-        if key in ("containers", "initContainers") and inner and "image" in inner[0]:
-            yield from ((*path, key, index) for index in range(len(inner)))
+        is_list = key in ("containers", "initContainers") and inner
+        if is_list and ("image" in inner[0] or path == pod):
+            yield from ((*path, key, index) for index, each in enumerate(value) if each in inner)
         elif key in ("container", "script") and get_path(value, "image"):
             yield (*path, key)
         elif path or key != "status":
-            yield from _anywhere(value, (*path, key))
+            yield from _containers(value, pod, (*path, key))
 
 
 # -- all objects ----------------------------------------------------------------------------
@@ -211,6 +199,9 @@ class Objects:
         for pod in self.pods:
             for key, value in fields(pod.labels).items():
                 self._by_label[key, str(value)].append(pod)
+        self.hosts: dict[int, list[str]] = defaultdict(list)
+        """The names by which each pod is reached, by the pod's `id`."""
+        self._add_hosts()
 
     def __iter__(self) -> Iterator[Manifest]:
         return (each for found in self._by_type.values() for each in found)
@@ -248,6 +239,24 @@ class Objects:
         if is_owned or "test" in str(manifest.at("metadata", "annotations", "helm.sh/hook")):
             return []
         found: dict[ValuePath, list[ValuePath]] = defaultdict(list)
-        for path in _containers(manifest):
+        for path in _containers(manifest.data, manifest.pod_path, ()):
             found[path[:-2] if isinstance(path[-1], int) else path[:-1]].append(path)
         return [Pod(manifest, path, tuple(paths)) for path, paths in found.items()]
+
+    def _add_hosts(self) -> None:
+        services = self.of_type("Service")
+        for service in services:
+            selector = service.at("spec", "selector")
+            for pod in self.selected(selector) if selector else ():
+                if service.is_near(pod.object.namespace):
+                    owner = service if service.namespace else pod.object
+                    self.hosts[id(pod)] += owner.hosts(service.name)
+        for pod in self.pods:
+            name = pod.object.at("spec", "serviceName")
+            if name and pod.object.kind == "StatefulSet":
+                self.hosts[id(pod)] += [*pod.object.hosts(str(name)), f"{pod.object.name}-0"]
+        for service in services:
+            # An ExternalName may stand for a Service of another namespace.
+            name = ".".join(str(service.at("spec", "externalName")).split(".")[:2])
+            for hosts in self.hosts.values() if "." in name else ():
+                hosts.extend(service.hosts(service.name) if name in hosts else ())

@@ -1,18 +1,24 @@
-"""Kubernetes manifests as workloads: every container of every pod."""
+"""Kubernetes manifests as workloads: every container of every pod, and operators' own pods.
+
+Sources of the number of pods: Kubernetes documentation, "Deployments" (maxSurge 25 % by default,
+rounded up), "Horizontal Pod Autoscaling" (maxReplicas), "CronJob" (concurrencyPolicy Allow by
+default); KEDA, "ScaledObject" (maxReplicaCount 100 by default); Argo Rollouts, "BlueGreen", "Canary"
+and "Migrating to Rollouts" (workloadRef); Knative, "Configuring scale bounds" (no bound by
+default); Cloud Run, "Set maximum instances" (100 by default for each revision).
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.kubernetes.evidence import Signs, service_hosts
-from poolkit.budget.kubernetes.objects import Objects, kinds, mappings, pod_path
-from poolkit.budget.kubernetes.operators import clusters, poolers
-from poolkit.budget.kubernetes.pods import most_pods, overlap
+from poolkit.budget.kubernetes.evidence import Signs
+from poolkit.budget.kubernetes.objects import Objects, fields, items, kinds, mappings
 from poolkit.budget.kubernetes.renderers import rendered
-from poolkit.budget.model import Description, Unread, Variable, Workload
-from poolkit.budget.read.values import get_path
+from poolkit.budget.model import Description, Overlap, Unread, Variable, Workload, known, unknown
+from poolkit.budget.own_servers import own_server
+from poolkit.budget.read.values import get_path, whole_number
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -20,7 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkit.budget.kubernetes.objects import Manifest, Pod
+    from poolkit.budget.model import Database, Quantity, ResourceKey, Unit
     from poolkit.budget.read.documents import Document, ValuePath
+
+_PERCENT = re.compile(r"(\d+)%")
+_VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
 def describe_manifests(
@@ -33,16 +43,15 @@ def describe_manifests(
     """
     found, unread = rendered(documents, environment, named)
     objects = Objects(found)
-    hosts = service_hosts(objects)
     made: list[tuple[Pod, ValuePath, Workload]] = []
     for pod in objects.pods:
         try:
-            made += [(pod, *each) for each in _workloads(pod, objects, hosts[id(pod)])]
+            made += [(pod, *each) for each in _containers(pod, objects)]
         except TemplateError as error:
             # One object that no API server accepts leaves the others as they are.
             unread.append(Unread(pod.object.where(), error.problem))
     for each in objects:
-        path = pod_path(each)
+        path = each.pod_path
         if each.type in kinds("makers")["kinds"]:
             reason = f"the objects that a {each.kind} makes are in no file; name them, rendered"
             unread.append(Unread(each.where("kind"), reason))
@@ -50,11 +59,15 @@ def describe_manifests(
             # It may be a patch.
             reason = f"{each.kind} {each.name} has no containers"
             unread.append(Unread(each.where("spec"), reason))
-    databases = clusters(objects)
+    databases = _clusters(objects)
     signs = Signs(objects, databases, made)
     workloads = [signs.of(*each) for each in made]
+    custom = [
+        _made_by_operator(each, each.kind, "instance", evidence=evidence)
+        for each, evidence in signs.custom()
+    ]
     return Description(
-        workloads=(*workloads, *poolers(objects), *signs.custom()),
+        workloads=(*workloads, *_poolers(objects), *custom),
         databases=tuple(
             replace(each, hosts=signs.own_hosts(each.hosts)) for each in databases.values()
         ),
@@ -62,22 +75,19 @@ def describe_manifests(
     )
 
 
-def _workloads(
-    pod: Pod, objects: Objects, hosts: list[str]
-) -> Iterator[tuple[ValuePath, Workload]]:
+def _containers(pod: Pod, objects: Objects) -> Iterator[tuple[ValuePath, Workload]]:
     """Return the containers of a pod; the only one that keeps running has the pod's name."""
     manifest = pod.object
     alone = len([each for each in pod.containers if not pod.runs_before(each)]) == 1
     volumes = mappings(manifest.at(*pod.path, "volumes"))
     maps = dict.fromkeys(str(get_path(each, "configMap", "name")) for each in volumes)
-    files = [_entries("configMapRef", name, manifest, objects) or {} for name in maps]
-    instances = most_pods(manifest, objects.about(manifest))
+    files = [_entries("ConfigMap", name, manifest, objects) or {} for name in maps]
     for path in pod.containers:
         container, before = manifest.mapping(*path), pod.runs_before(path)
         variables, unread, hidden = _variables(manifest, path, objects)
         words = [*manifest.items(*path, "command"), *manifest.items(*path, "args")]
         # Kubernetes writes a variable $(NAME).
-        command = tuple(re.sub(r"\$\((\w+)\)", r"${\1}", str(word)) for word in words)
+        command = tuple(_VARIABLE.sub(r"${\1}", str(word)) for word in words)
         inner = str(container.get("name") or path[-1])
         origin = manifest.where(*path, "args" if "args" in container else "command")
         workload = Workload(
@@ -85,8 +95,8 @@ def _workloads(
             platform="init container" if before else manifest.kind,
             unit="init container" if before else "pod",
             where=manifest.where("spec"),
-            instances=instances,
-            overlap=overlap(manifest),
+            instances=_most_pods(manifest, objects.about(manifest)),
+            overlap=_overlap(manifest),
             variables=variables,
             image=str(container.get("image") or ""),
             command=command or None,
@@ -95,7 +105,7 @@ def _workloads(
             hidden_variables=hidden,
             mounted={key: each.text or "" for file in files for key, each in file.items()},
             resource=manifest.key(inner),
-            hosts=tuple(dict.fromkeys(hosts)),
+            hosts=tuple(dict.fromkeys(objects.hosts[id(pod)])),
         )
         yield path, workload
 
@@ -110,60 +120,246 @@ def _variables(
     found: dict[str, Variable] = {}
     unread = hidden = ""
     for source in manifest.mappings(*path, "envFrom"):
-        for kind in ("configMapRef", "secretRef"):
-            name = get_path(source, kind, "name")
-            entries = _entries(kind, name, manifest, objects)
-            prefix = str(source.get("prefix") or "")
+        for reference, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
+            name = get_path(source, reference, "name")
+            entries, prefix = _entries(kind, name, manifest, objects), source.get("prefix") or ""
             found |= {f"{prefix}{key}": each for key, each in (entries or {}).items()}
-            if name is not None and entries is None and kind == "secretRef":
+            if name is not None and entries is None and kind == "Secret":
                 hidden = hidden or f"Secret {name}"
             elif name is not None and entries is None:
                 unread = f"ConfigMap {name} is not in the manifests, or more than once"
     for index, each in enumerate(manifest.mappings(*path, "env")):
         # A text, or a key of a ConfigMap or Secret.
-        origin, value_from = str(manifest.where(*path, "env", index)), each.get("valueFrom")
-        named = get_path(value_from, "configMapKeyRef", "name")
-        entries = _entries("configMapRef", named, manifest, objects) or {}
-        kind = next(iter(value_from), "") if isinstance(value_from, dict) else "nothing"
-        variable = Variable(text=None, origin=origin, reason=f"its value is from {kind}")
+        origin, value_from = str(manifest.where(*path, "env", index)), fields(each.get("valueFrom"))
+        reason = f"its value is from {next(iter(value_from), 'nothing')}"
+        variable = Variable(text=None, origin=origin, reason=reason)
         if "value" in each:
             variable = Variable(text=str(each["value"]), origin=origin)
-        key = str(get_path(value_from, "configMapKeyRef", "key"))
-        found[str(each.get("name"))] = entries.get(key, variable)
+        named = fields(value_from.get("configMapKeyRef"))
+        entries = _entries("ConfigMap", named.get("name"), manifest, objects) or {}
+        found[str(each.get("name"))] = entries.get(str(named.get("key")), variable)
     return found, unread, hidden
 
 
 def _entries(
-    reference: str, name: object, like: Manifest, objects: Objects
+    kind: str, name: object, like: Manifest, objects: Objects
 ) -> dict[str, Variable] | None:
     """Return the entries of a ConfigMap or Secret; None if the files do not have all of them.
 
     The values of a Secret are not read. A SealedSecret or ExternalSecret makes the Secret of its name,
     or of its target's.
     """
-    if reference == "configMapRef":
-        maps = objects.named("ConfigMap", name, like.namespace)
-        if not maps or any(each.at("data") != maps[0].at("data") for each in maps):
-            return None
-        return {
-            str(key): Variable(text=str(value), origin=str(maps[0].where("data", key)))
-            for key, value in maps[0].mapping("data").items()
-        }
-    secrets = objects.named("Secret", name, like.namespace)
-    secrets += objects.named("SealedSecret.bitnami.com", name, like.namespace)
-    external = objects.of_type("ExternalSecret.external-secrets.io")
-    secrets += [
-        each for each in external if name == (each.at("spec", "target", "name") or each.name)
-    ]
+    sources = objects.named(kind, name, like.namespace)
+    if kind == "ConfigMap" and any(each.at("data") != sources[0].at("data") for each in sources):
+        return None
+    if kind == "Secret":
+        sources += objects.named("SealedSecret.bitnami.com", name, like.namespace)
+        external = objects.of_type("ExternalSecret.external-secrets.io")
+        sources += [
+            each for each in external if name == (each.at("spec", "target", "name") or each.name)
+        ]
+    if not sources or any(each.at("spec", "dataFrom") for each in sources):
+        return None
+    secret = Variable(text=None, origin="", reason="it is in a secret")
     found: dict[str, Variable] = {}
-    for each in secrets:
-        keys: list[tuple[str, ...]] = [("data", key) for key in each.mapping("data")]
-        keys += [("stringData", key) for key in each.mapping("stringData")]
-        keys += [("spec", "encryptedData", key) for key in each.mapping("spec", "encryptedData")]
+    for each in sources:
+        for way in (("data",), ("stringData",), ("spec", "encryptedData")):
+            for key, value in fields(each.at(*way)).items():
+                variable = secret if kind == "Secret" else replace(secret, text=str(value))
+                found[str(key)] = replace(variable, origin=str(each.where(*way, key)))
         for entry in mappings(each.at("spec", "data")):
-            keys.append(("spec", str(entry.get("secretKey"))))
-        for path in keys:
-            where = str(each.where(*path))
-            found[path[-1]] = Variable(text=None, origin=where, reason="it is in a secret")
-    is_complete = secrets and not any(each.at("spec", "dataFrom") for each in secrets)
-    return found if is_complete else None
+            found[str(entry.get("secretKey"))] = replace(secret, origin=str(each.where("spec")))
+    return found
+
+
+# -- the number of pods ---------------------------------------------------------------------
+
+
+def _most_pods(manifest: Manifest, scalers: list[Manifest]) -> Quantity:
+    """Return the most pods outside a rollout."""
+    kind, where = kinds("pods").get(manifest.type), manifest.where("spec")
+    rollout = next((each for each in scalers if each.at("spec", "workloadRef")), None)
+    if rollout is not None:
+        # Argo's Rollout runs the pods of a Deployment in its place.
+        reason = f"{rollout.kind} {rollout.name} runs its pods, and their number is unknown"
+        return unknown(reason, rollout.where("kind"))
+    if manifest.kind == "CronJob" and manifest.at("spec", "concurrencyPolicy") in (None, "Allow"):
+        reason = "concurrencyPolicy is Allow, so a run that hangs adds to the next ones; set Forbid"
+        return unknown(reason, manifest.where("spec", "concurrencyPolicy"))
+    if kind is None or "unknown" in kind:
+        reason = kind["unknown"] if kind else f"the number of pods of a {manifest.kind} is unknown"
+        return unknown(reason, where)
+    # An autoscaler also reduces replicas that are above its maximum. An unknown one is the most.
+    maxima = [
+        _number(each, "spec.maxReplicaCount", 100)
+        if each.kind == "ScaledObject"
+        else _number(each, "spec.maxReplicas", None)
+        for each in scalers
+    ]
+    if maxima:
+        return max(maxima, key=lambda each: float("inf") if each.value is None else each.value)
+    if "pods" in kind:
+        return _number(manifest, kind["pods"], 1)
+    return known(1, str(where), where) if manifest.kind == "Pod" else _serverless(manifest)
+
+
+def _serverless(manifest: Manifest) -> Quantity:
+    """Return the most instances of a Knative or Cloud Run object."""
+    template, where = ("spec", "template"), manifest.where("spec")
+    if manifest.kind == "Job":
+        # All tasks run at once unless parallelism is less.
+        most = _number(manifest, "spec.template.spec.parallelism", 0)
+        return most if most.value != 0 else _number(manifest, "spec.template.spec.taskCount", 1)
+    own = fields(manifest.at("metadata", "annotations"))
+    revision = fields(manifest.at(*template, "metadata", "annotations"))
+    for name in kinds("serverless")["limits"]:
+        for found in (own.get(name), revision.get(name)):
+            if found not in (None, 0, "0"):
+                return whole_number(found, name, f"{where} ({name})", where)
+    if manifest.kind == "Service" and "run.googleapis.com/" in f"{own} {revision}":
+        return known(100, f"{where}: the default of Cloud Run", where)
+    reason = "it has no maximum number of instances; set autoscaling.knative.dev/max-scale"
+    return unknown(reason, where)
+
+
+def _number(manifest: Manifest, dotted: str, default: int | None) -> Quantity:
+    """Return the whole number at a path, or the default."""
+    *_, name = path = dotted.split(".")
+    found, where = manifest.at(*path), manifest.where(*path)
+    if found is not None:
+        return whole_number(found, name, str(where), where)
+    if default is None:
+        return unknown(f"{manifest.kind} {manifest.name} has no {name}", where)
+    return known(default, f"{where}: {default}, the default of {name}", where)
+
+
+def _overlap(manifest: Manifest) -> Overlap:
+    """Return the additional pods of a rollout."""
+    path = kinds("pods").get(manifest.type, {}).get("surge")
+    strategy = fields(manifest.at("spec", "strategy"))
+    canary = strategy.get("canary")
+    is_rollout = manifest.type == "Rollout.argoproj.io"
+    if path is None or strategy.get("type") == "Recreate":
+        return Overlap()
+    if path == "all" or (is_rollout and (canary is None or get_path(canary, "trafficRouting"))):
+        origin = f"{manifest.where('spec', 'strategy')} (old and new pods side by side)"
+        return Overlap(kind="percent", amount=100, origin=origin)
+    return _surge(manifest, path)
+
+
+def _surge(manifest: Manifest, dotted: str) -> Overlap:
+    """Return the additional pods of a rolling update."""
+    path = dotted.split(".")
+    found, where = manifest.at(*path), manifest.where(*path)
+    text = "25%" if found is None else str(found)
+    origin = f"{where} (maxSurge {text}{'' if found is not None else ', the default'})"
+    if match := _PERCENT.fullmatch(text):
+        return Overlap(kind="surge_percent", amount=int(match[1]), origin=origin)
+    if text.isdecimal():
+        return Overlap(kind="count", amount=int(text), origin=origin)
+    reason = f"{where}: maxSurge must be a whole number or a percentage, not {found!r}"
+    return Overlap(kind="unknown", origin=origin, reason=reason)
+
+
+# -- operators ------------------------------------------------------------------------------
+
+
+def _made_by_operator(
+    manifest: Manifest, platform: str, unit: Unit = "pod", **known_parts: Any
+) -> Workload:
+    """Return what an operator starts for a custom resource, as far as it is known."""
+    where = manifest.where("spec")
+    workload = Workload(
+        name=manifest.name,
+        platform=platform,
+        unit=unit,
+        where=where,
+        instances=unknown(f"the instances of a {manifest.kind} are unknown", where),
+        overlap=Overlap(),
+        variables={},
+    )
+    return replace(workload, **known_parts)
+
+
+def _clusters(objects: Objects) -> dict[ResourceKey, Database]:
+    """Return the primary server of every operator's cluster, with its settings."""
+    found = {}
+    for type_name, operator in kinds("operators").items():
+        for each in objects.of_type(type_name):
+            parameters = {
+                name: (value, each.where(*path.split("."), name))
+                for path in operator["parameters"]
+                for name, value in fields(each.at(*path.split("."))).items()
+            }
+            lines = [f"{name} = {value}" for name, (value, _) in parameters.items()]
+            _, where = parameters.get("max_connections", ("", each.where("spec")))
+            server = _made_by_operator(each, "server", image=operator["image"])
+            conf = {"server.conf": "\n".join(lines)}
+            database = own_server(replace(server, mounted=conf, command_origin=str(where)))
+            if operator["computes"] and "max_connections" not in parameters:
+                limit = unknown(f"{operator['name']} computes max_connections", where)
+                database = replace(database, max_connections=limit)
+            found[each.key()] = replace(
+                database,
+                kind=f"{operator['name']} cluster",
+                resources=(each.key(),),
+                hosts=tuple(each.hosts(*(form.format(each.name) for form in operator["hosts"]))),
+            )
+    return found
+
+
+def _poolers(objects: Objects) -> Iterator[Workload]:
+    """Return the PgBouncer of every cluster, with the settings that its operator gives to it."""
+    for type_name, form in kinds("poolers").items():
+        for each in objects.of_type(type_name):
+            own, enabled = each.at(*form["of"].split(".")), each.at("spec", form.get("enabled", ""))
+            if enabled is False or (own is None and not enabled):
+                continue
+            pods = _number(each, f"{form['of']}.{form['pods']}", form["default"])
+            settings = fields(get_path(own, *form["settings"].split(".")))
+            if "divided" in form:
+                # The operator divides the maximum among the pods; each database has it.
+                most = _number(each, f"{form['of']}.{form['divided']}", 60).value
+                share = most // pods.value if most and pods.value else "unknown"
+                settings = {"max_db_connections": share, "max_client_conn": 10_000}
+            cluster = str(each.at("spec", "cluster", "name") or each.name)
+            pairs = _pairs(each, cluster, objects)
+            # One entry for each pool, or * for any number of them.
+            pools = ["* ="] if pairs is None else [f"pool{n} = user=app" for n in range(pairs)]
+            host = form["host"].format(cluster)
+            lines = ["[databases]", *(f"{pool} host={host}" for pool in pools)]
+            lines += ["[pgbouncer]", *(f"{key} = {value}" for key, value in settings.items())]
+            name = form["name"].format(each.name)
+            yield _made_by_operator(
+                each,
+                "operator's pooler",
+                name=name,
+                image="pgbouncer",
+                instances=pods,
+                overlap=_surge(each, form.get("surge", "spec.none")),
+                mounted={"pgbouncer.ini": "\n".join(lines)},
+                resource=each.key("pooler"),
+                hosts=tuple(each.hosts(name)),
+            )
+
+
+def _pairs(pooler: Manifest, cluster: str, objects: Objects) -> int | None:
+    """Return a pooler's pairs of database and user; None if the files do not have all of them."""
+    # Without users or databases in the files, the operator makes one.
+    declared = mappings(pooler.at("spec", "users"))
+    databases = {str(name) for user in declared for name in items(user.get("databases"))}
+    for part in ("databases", "preparedDatabases"):
+        databases |= fields(pooler.at("spec", part)).keys()
+    if pooler.kind != "Pooler":
+        return max(1, len(declared)) * max(1, len(databases))
+    group = pooler.type.partition(".")[2]
+    found = objects.named(f"Cluster.{group}", cluster, pooler.namespace)
+    # A recovered cluster has the databases of its backup.
+    if not found or set(fields(found[0].at("spec", "bootstrap"))) - {"initdb"}:
+        return None
+    roles = [
+        each for each in mappings(found[0].at("spec", "managed", "roles")) if each.get("login")
+    ]
+    others = objects.of_type(f"Database.{group}")
+    own = [each for each in others if each.at("spec", "cluster", "name") == cluster]
+    return (1 + len(roles) + bool(found[0].at("spec", "enableSuperuserAccess"))) * (1 + len(own))
