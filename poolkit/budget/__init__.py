@@ -5,7 +5,7 @@
     terraform/                             plans, states -> templates and manifests -> the same
     processes                              command lines -> number of processes
     signs, software                        variables and images -> clients, servers, poolers
-    inventory, pools, own_servers          workloads -> services, poolers, databases
+    inventory, pools                       workloads -> services, poolers, databases
     verdict, suggestions                   their ceilings -> budget -> verdict and ways out
     answers                                options and entries for what the files do not show
     live, run_check                        a server's or a run's connections against the ceilings

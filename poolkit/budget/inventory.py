@@ -19,11 +19,17 @@ from poolkit.budget.files import read_by
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.measured import login
 from poolkit.budget.model import NotCounted, Overlap, Service, Workload, known, unknown
-from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
 from poolkit.budget.signs import SERVERS, database_signs, hosts_in
-from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
+from poolkit.budget.software import (
+    is_no_client,
+    is_pooler,
+    is_server,
+    own_pooler,
+    own_server,
+    software_table,
+)
 from poolkit.budget.terraform.workloads import describe_terraform, without_copies
 from poolkit.errors import BudgetError
 

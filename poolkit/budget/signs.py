@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SERVERS = frozenset({"postgres", "mysql", "mssql", "oracle", "cockroachdb"})
 """The engines that are servers with a limit of connections."""
 
-_TABLE = "variable_names"
+_NAMES = table("variable_names")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 _SCHEME = re.compile(r"\b([a-z][a-z0-9+:.-]*)://|\bjdbc:([a-z0-9]+):", re.IGNORECASE)
 _FILE = re.compile(
@@ -63,14 +63,10 @@ def database_signs(workload: Workload) -> list[Sign]:
     # DB_TYPE=sqlite or KC_DB=mysql decides for DB_HOST or KC_DB_URL, which name no engine.
     for name, variable in workload.variables.items():
         *prefix, last = _words(name)
-        engine = _engine_of_kind(variable.text or "") if last in _kinds()["names"] else None
-        if engine is not None:
-            signs = [
-                each._replace(engine=each.engine or engine)
-                if _words(each.name)[: len(prefix)] == prefix
-                else each
-                for each in signs
-            ]
+        engine = _engine_of_kind(variable.text or "") if last in _NAMES["kinds"]["names"] else None
+        for number, each in enumerate(signs):
+            if each.engine is None and _words(each.name)[: len(prefix)] == prefix:
+                signs[number] = each._replace(engine=engine)
     return signs
 
 
@@ -109,27 +105,25 @@ def _sign(name: str, text: str) -> Sign | None:
     if engine in SERVERS:
         return Sign(name, engine)
     is_about, by_name = _by_name(name)
-    for host_engine, patterns in table(_TABLE)["hosts"].items():
+    for host_engine, patterns in _NAMES["hosts"].items():
         if any(re.search(pattern, text) for pattern in patterns):
             return Sign(name, by_name or (None if host_engine == "unknown" else host_engine))
     if _PAIRS.search(text):
         return Sign(name, "sqlite" if _FILE.search(text) else by_name)
     if not is_about:
         return None
-    words, files = _words(name), table(_TABLE)["files"]
+    words, files = _words(name), _NAMES["files"]
     if engine is None and _FILE.search(text):
         engine = "sqlite"
     is_path = text.startswith(("/", "./", "~")) and not set(files["except"]) & set(words)
     if engine is None and by_name != "sqlite" and is_path and words[-1] in files["names"]:
         # A folder or a script: it shows neither that a server is used, nor that none is.
         return None
-    if engine is None and by_name is None and words[-1] in _kinds()["names"]:
+    if engine is None and by_name is None and words[-1] in _NAMES["kinds"]["names"]:
         engine = _engine_of_kind(text)
     found = Sign(name, engine or by_name)
-    is_beside = found.is_other_store and found.engine != "sqlite"
-    return (
-        None if is_beside and set(table(_TABLE)["other_stores"]["beside"]) & set(words) else found
-    )
+    may_be_beside = set(_NAMES["other_stores"]["beside"]) & set(words)
+    return None if may_be_beside and found.is_other_store and found.engine != "sqlite" else found
 
 
 def hosts_in(text: str) -> set[str]:
@@ -143,15 +137,10 @@ def _words(name: str) -> list[str]:
     return [each.upper() for each in _CAMEL.split(name) if each] or [""]
 
 
-def _kinds() -> dict[str, list[str]]:
-    kinds: dict[str, list[str]] = table(_TABLE)["kinds"]
-    return kinds
-
-
 def _engine_of_kind(text: str) -> str | None:
     """Return the engine in a value such as `pgsql` or `django.db.backends.sqlite3`."""
     values = {text.lower(), *re.split(r"[.+:]", text.lower())}
-    return next((each for each, known in _kinds().items() if values & set(known)), None)
+    return next((each for each, known in _NAMES["kinds"].items() if values & set(known)), None)
 
 
 def _engine_of_url(text: str) -> str | None:
@@ -160,27 +149,26 @@ def _engine_of_url(text: str) -> str | None:
         re.split(r"[+:.-]", (match[1] or match[2]).lower()) for match in _SCHEME.finditer(text)
     ]
     schemes = {part for each in parts for part in each}
-    engines = [each for each, known in table(_TABLE)["schemes"].items() if schemes & set(known)]
+    engines = [each for each, known in _NAMES["schemes"].items() if schemes & set(known)]
     return engines[0] if engines else None
 
 
 @functools.cache
 def _by_name(name: str) -> tuple[bool, str | None]:
     """Return whether a name is about a database, and the engine that it names."""
-    names = table(_TABLE)
-    words, parts = _words(name), "|".join(names["any"]["parts"])
+    words, parts = _words(name), "|".join(_NAMES["any"]["parts"])
 
     def has(terms: list[str], endings: tuple[str, ...] = ()) -> bool:
         pattern = re.compile(rf"({'|'.join(terms)})({parts})?\d*")
         return any(pattern.fullmatch(word) or word.endswith(endings) for word in words if word)
 
     joined = f" {' '.join(words)} "
-    if any(f" {each} " in joined for each in names["any"]["except"]):
+    if any(f" {each} " in joined for each in _NAMES["any"]["except"]):
         return False, None
-    for engine, terms in names["engines"].items():
+    for engine, terms in _NAMES["engines"].items():
         if has(terms):
             return True, engine
-    if any(word.startswith(tuple(names["other_stores"]["words"])) for word in words):
+    if any(word.startswith(tuple(_NAMES["other_stores"]["words"])) for word in words):
         return False, None
-    is_about = has(names["any"]["words"], tuple(names["any"]["endings"]))
-    return is_about or any(f" {each} " in joined for each in names["any"]["phrases"]), None
+    is_about = has(_NAMES["any"]["words"], tuple(_NAMES["any"]["endings"]))
+    return is_about or any(f" {each} " in joined for each in _NAMES["any"]["phrases"]), None

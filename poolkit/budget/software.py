@@ -1,6 +1,7 @@
 """What a container's image and command say: a database server, a pooler, a client, or no client.
 
-The images stand in tables/software.toml; `[tool.poolkit.budget.software]` adds others.
+The images stand in tables/software.toml; `[tool.poolkit.budget.software]` adds others. Sources of the
+rest: PgBouncer, "Configuration" (a pool is a pair of database and user); PostgreSQL, 19.3.1.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import functools
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from poolkit.budget.limits import SERVER_RESERVE, platform_limit, reserve, setting
+from poolkit.budget.model import Database, Pooler, Quantity, known, product, unknown
 from poolkit.budget.processes import PROGRAMS, names_program, started
-from poolkit.budget.signs import SERVERS, engines_besides
+from poolkit.budget.signs import SERVERS, engines_besides, hosts_in, is_about_database
 from poolkit.budget.tables import table
 from poolkit.errors import BudgetError
 
@@ -24,6 +27,17 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"@.*|:[^/]*$")
 # A script in the image of a server that is not the server: it prepares, copies or waits.
 _SCRIPT = re.compile(r"migrat|backup|dump|restore|seed|cron|wait|setup|\.(py|sql)\b")
+
+_Sections: TypeAlias = "dict[str, dict[str, str]]"
+_OWN_VARIABLE = re.compile(r"PGBOUNCER_|DB_|DATABASE_URL|POSTGRESQL_|POOL_MODE|DATABASES_")
+_SETTING = re.compile(
+    r"(?:^|[\s=]|--|-c)(max|superuser_reserved|reserved)[-_]connections(?:\s*=\s*|[ \t]+)'?([^\s'#]+)",
+    re.MULTILINE,
+)
+_KINDS = {"postgres": "PostgreSQL", "mysql": "MySQL"}
+_COMMENT = re.compile(r"#.*")
+_POOL_SIZE = re.compile(r"\bpool_size\s*=\s*(\d+)")
+_HOST = re.compile(r"\bhost\s*=\s*([\w.-]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +70,8 @@ class Software:
 
     def is_image(self, repository: str, variables: Collection[str]) -> bool:
         """Return whether a repository has one of the images."""
-        if self.needs and (
-            not set(self.needs) & set(variables) or any(each.endswith("HOST") for each in variables)
-        ):
+        is_client = any(each.endswith("HOST") for each in variables)
+        if self.needs and (is_client or not set(self.needs) & set(variables)):
             return False
         return _is_one_of(repository, self.images)
 
@@ -109,25 +122,25 @@ def _software(entry: Mapping[str, Any]) -> Software:
     return Software(**values)
 
 
-def software_of(workload: Workload, known: Collection[Software] = ()) -> Software | None:
+def software_of(workload: Workload, softwares: Collection[Software] = ()) -> Software | None:
     """Return the software of a workload's image, or of the image that it is built from."""
     for image in (workload.image, workload.base_image):
         repository = _TAG.sub("", image.strip()).lower()
-        for each in (known or _built_in()) if repository else ():
+        for each in (softwares or _built_in()) if repository else ():
             if each.is_image(repository, workload.variables):
                 return each
     return None
 
 
-def is_server(workload: Workload, known: Collection[Software] = ()) -> bool:
+def is_server(workload: Workload, softwares: Collection[Software] = ()) -> bool:
     """Return whether a container is a database server, and not a client with the same image."""
-    found = software_of(workload, known)
+    found = software_of(workload, softwares)
     return found is not None and found.role == "server" and _runs(workload, found)
 
 
-def is_pooler(workload: Workload, known: Collection[Software] = ()) -> bool:
+def is_pooler(workload: Workload, softwares: Collection[Software] = ()) -> bool:
     """Return whether a container is a pooler, by its image or its command."""
-    found = software_of(workload, known)
+    found = software_of(workload, softwares)
     if found is not None and found.role == "pooler":
         return _runs(workload, found)
     return workload.unit != "init container" and names_program(workload, {"pgbouncer"})
@@ -136,7 +149,7 @@ def is_pooler(workload: Workload, known: Collection[Software] = ()) -> bool:
 def is_no_client(
     workload: Workload,
     engines: Collection[str] = ("postgres", "mysql"),
-    known: Collection[Software] = (),
+    softwares: Collection[Software] = (),
 ) -> str:
     """Return why a workload opens no connection to a database server; empty if it may.
 
@@ -144,10 +157,10 @@ def is_no_client(
         workload: the workload.
         engines: the engines of the servers of the deployment; empty: only the software counts,
             since a setting names one of the servers.
-        known: the known software.
+        softwares: the known software.
 
     """
-    found = software_of(workload, known)
+    found = software_of(workload, softwares)
     if found is not None and found.role == "none":
         # An image that is built on it may start another program.
         program, words = started(workload)[0], " ".join(workload.command or ())
@@ -167,3 +180,152 @@ def _runs(workload: Workload, software: Software) -> bool:
     if not program or program.startswith("-") or names_program(workload, set(software.programs)):
         return True
     return program not in {"python"} | PROGRAMS["shells"] and _SCRIPT.search(text) is None
+
+
+# -- poolers --------------------------------------------------------------------------------
+
+
+def own_pooler(
+    workload: Workload, pools: int | None, softwares: Collection[Software] = ()
+) -> Pooler:
+    """Return the server connections and the client limit of a pooler.
+
+    Args:
+        workload: the container.
+        pools: the number of pairs of database and user; None: as in its settings.
+        softwares: the known software.
+
+    """
+    software, ini = software_of(workload, softwares), _ini(workload)
+    kind = software.name if software and software.role == "pooler" else "PgBouncer"
+    connections, clients = _of_pgbouncer(workload, ini, pools)
+    if software is not None and kind != "PgBouncer":
+        factors = [workload.number(each) for each in software.pool] or [None]
+        size = product(*(each.value if each else None for each in factors))
+        connections = unknown(f"the pools of {kind} cannot be read from the files", workload.where)
+        if size is not None:
+            connections = known(size, f"{workload.where}: {kind}", workload.where)
+        clients = None
+    hosts = set(_HOST.findall("\n".join(ini.get("databases", {}).values())))
+    for name, variable in workload.variables.items():
+        if is_about_database(name, variable):
+            hosts |= hosts_in(variable.partly if variable.text is None else variable.text)
+    return Pooler(
+        name=workload.name,
+        kind=kind,
+        where=workload.where,
+        instances=workload.instances,
+        overlap=workload.overlap,
+        server_connections=connections,
+        clients=clients,
+        resource=workload.resource,
+        hosts=workload.hosts,
+        server_hosts=tuple(sorted(hosts - set(workload.hosts))),
+    )
+
+
+def _of_pgbouncer(
+    workload: Workload, ini: _Sections, pools: int | None
+) -> tuple[Quantity, Quantity | None]:
+    """Return the most connections to the server, and the most clients.
+
+    The connections are pools x (default_pool_size + reserve_pool_size), or max_db_connections of
+    each database.
+    """
+    defaults: dict[str, int] = table("software")["pgbouncer"]
+    size, spare, most, clients = (_setting(workload, ini, *each) for each in defaults.items())
+    # Without a pgbouncer.ini, the images' variables name one database and one user.
+    listed = ini.get("databases", {}) if ini else {"": "user="}
+    # A * stands for any number of databases.
+    databases = None if not listed or "*" in listed else len(listed)
+    if most.value and databases is not None:
+        origin = f"{most.origin} x {databases} database(s)"
+        return known(most.value * databases, origin, workload.where), clients
+    unclear = next((each for each in (most, size, spare) if each.value is None), None)
+    if unclear is not None:
+        return unclear, clients
+    if pools is None and all(re.search(r"\buser\s*=", text) for text in listed.values()):
+        pools = databases
+    if pools is None:
+        reason = (
+            "the number of pairs of database and user is unknown; give --pgbouncer-pools N, or "
+            "set max_db_connections"
+        )
+        return unknown(reason, workload.where), clients
+    # A database may have a larger pool of its own.
+    own_sizes = map(int, _POOL_SIZE.findall("\n".join(listed.values())))
+    each = max(size.value or 0, *own_sizes, 0) + (spare.value or 0)
+    origin = f"{pools} pool(s) x {each}: {size.origin}"
+    return known(pools * each, origin, workload.where), clients
+
+
+def _ini(workload: Workload) -> _Sections:
+    """Return the sections of a mounted pgbouncer.ini; empty if there is none."""
+    sections: _Sections = {}
+    here: dict[str, str] = {}
+    texts = (text for name, text in workload.mounted.items() if name.endswith(".ini"))
+    for line in next((text for text in texts if "[pgbouncer]" in text), "").splitlines():
+        name, separator, value = line.strip().partition("=")
+        if name.startswith("["):
+            here = sections.setdefault(name.strip("[] "), {})
+        elif separator and not name.startswith((";", "#")):
+            here[name.strip()] = value.strip()
+    return sections
+
+
+def _setting(workload: Workload, ini: _Sections, name: str, default: int) -> Quantity:
+    """Return a setting of PgBouncer: of a variable, pgbouncer.ini, or its default."""
+    if (found := workload.number(name.upper(), f"PGBOUNCER_{name.upper()}")) is not None:
+        return found
+    if (written := ini.get("pgbouncer", {}).get(name)) is not None:
+        if written.isdecimal():
+            return known(int(written), f"pgbouncer.ini ({name})", workload.where)
+        return unknown(f"pgbouncer.ini: {name} is {written!r}", workload.where)
+    # An image without any variable of its own may hold a complete pgbouncer.ini.
+    has_variables = any(map(_OWN_VARIABLE.match, workload.variables))
+    if workload.unread_variables or (not ini and not has_variables):
+        reason = f"{name}: the configuration of this PgBouncer could not be read"
+        return unknown(reason, workload.where)
+    return known(default, f"PgBouncer's default {name}", workload.where)
+
+
+# -- servers --------------------------------------------------------------------------------
+
+
+def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Database:
+    """Return the limits of a database server in a container."""
+    software = software_of(workload, softwares)
+    engine = software.engine if software else "postgres"
+    defaults = platform_limit("servers", engine, where=workload.where)
+    # EXTRA_CONF, MARIADB_EXTRA_FLAGS and POSTGRES_INITDB_ARGS are such variables.
+    texts = [each.text or each.partly for each in workload.variables.values()]
+    files = [software.settings if software else "", *workload.mounted.values(), *texts]
+    command = " ".join(workload.command or ())
+    # -N is short for max_connections. The command line comes last, because it wins.
+    words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", command)
+    lines = [*(_COMMENT.sub("", text) for text in files), words]
+    found = {match[1]: match[2] for match in _SETTING.finditer("\n".join(lines))}
+    origin = workload.command_origin or str(workload.where)
+    numbers = [workload.number(each) for each in (software.pool if software else ())]
+    limit = next((each for each in numbers if each is not None), None)
+    if "max" in found:
+        limit = setting(found["max"], "max_connections", origin, workload.where)
+    elif limit is None and "config_file" in command:
+        limit = unknown("max_connections: its config_file could not be read", workload.where)
+    elif limit is None and software and software.limit:
+        limit = unknown(f"{software.name}: {software.limit}", workload.where)
+    reserves = {
+        f"{name}_connections": setting(value, f"{name}_connections", origin, workload.where)
+        for name, value in found.items()
+        if name != "max"
+    }
+    return Database(
+        name=workload.name,
+        kind=_KINDS.get(engine, engine),
+        engine=engine,
+        where=workload.where,
+        max_connections=limit or defaults.max_connections,
+        reserved=reserve(defaults.engine, {**SERVER_RESERVE, **reserves}),
+        resources=(workload.resource,) if workload.resource else (),
+        hosts=workload.hosts,
+    )

@@ -151,6 +151,15 @@ def test_a_doubled_dollar_is_no_variable(folder):
     assert folder.budget(max_connections=100).services[0].processes.value == 3
 
 
+def test_a_doubled_dollar_in_a_variable_is_filled_in_once(folder):
+    """The text `${N:-4}` is left, which is no number."""
+    variables = '{PGHOST: x, WEB_CONCURRENCY: "$${N:-4}"}'
+    text = f"services:\n  web: {{image: x, command: uvicorn a, environment: {variables}}}\n"
+    folder.write("compose.yaml", text)
+    gaps = folder.budget(max_connections=100).gaps
+    assert "processes" in [gap.number for gap in gaps]
+
+
 def test_relative_paths_belong_to_their_file(folder, ceilings):
     """Those of an included file to its folder, or to its project_directory."""
     folder.write(

@@ -5,9 +5,15 @@ import shlex
 import pytest
 
 from poolkit.budget.model import Overlap, Variable, Workload, known
-from poolkit.budget.own_servers import own_pooler, own_server
 from poolkit.budget.pools import pool
-from poolkit.budget.software import is_no_client, is_pooler, is_server, software_table
+from poolkit.budget.software import (
+    is_no_client,
+    is_pooler,
+    is_server,
+    own_pooler,
+    own_server,
+    software_table,
+)
 from poolkit.errors import BudgetError
 
 
@@ -239,9 +245,9 @@ def test_a_project_adds_software():
     assert numbers(api, *softwares) == (1, 8, 0)
     api = container("ghcr.io/acme/api:2", "gunicorn", "-w", "4", "app")
     assert numbers(api, *softwares) == (4, 5, 0)
-    assert is_no_client(container("acme/cache:1"), known=softwares)
+    assert is_no_client(container("acme/cache:1"), softwares=softwares)
     assert is_server(container("acme/db"), softwares)
-    assert not is_no_client(container("nginx:1"), known=softwares)
+    assert not is_no_client(container("nginx:1"), softwares=softwares)
     with pytest.raises(BudgetError, match="acme/x"):
         software_table({"acme/x": {"role": "friend"}})
 

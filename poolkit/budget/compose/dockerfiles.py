@@ -53,6 +53,14 @@ def read_if_there(name: Any) -> str:
         return ""
 
 
+def split(text: str) -> list[str]:
+    """Return the words of a text as a shell splits them; the text if a quotation mark has no end."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
+
+
 def _last_stage(text: str, file: str, build: Mapping[str, Any]) -> Stage:
     given = build.get("args") or {}
     if isinstance(given, list):
@@ -98,10 +106,7 @@ def _environment(
 ) -> dict[str, Variable]:
     """Return the variables after an ENV instruction: `ENV a=1 b="2 3"`, or the old `ENV a 1`."""
     variables = dict(before)
-    try:
-        words = shlex.split(rest)
-    except ValueError:
-        words = []
+    words = split(rest)
     if words and "=" not in words[0]:
         words = [f"{words[0]}={' '.join(words[1:])}"]
     for word in words:

@@ -8,12 +8,12 @@ before it starts the new one; old and new run together under `update_config.orde
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.compose.dockerfiles import Stage, built_from, read_if_there
+from poolkit.budget.compose.dockerfiles import Stage, built_from, read_if_there, split
 from poolkit.budget.compose.files import put_together
 from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.documents import read_text, read_variables
@@ -23,8 +23,9 @@ from poolkit.budget.software import is_pooler, is_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from poolkit.budget.model import Quantity, SourceLocation
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import ParameterValue
     from poolkit.budget.software import Software
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # The innermost ${NAME:-default}, whose default holds no other; "$$" was taken out before.
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?:(:?[-+?])([^{}]*))?\}|(\w+))")
 _DOLLAR = "\0"
+# What a variable without a value leaves in a text.
+_GAP = re.compile("\1(\\w+)\1")
 _CONFIGURATION = re.compile(r".*\.(ini|conf|cnf|cfg|toml|ya?ml|env|properties|json)")
 _ANY = ("*", "*")
 """The network of a container that may reach every other one."""
@@ -49,10 +52,11 @@ def describe_compose(
     """
     services: list[_Service] = []
     together, unread = put_together(documents)
-    for document in together:
-        file = document.path.parent / ".env"
+    for each in together:
+        file = each.path.parent / ".env"
         variables = read_variables(read_text(file)) if file.is_file() else {}
         variables |= {name: str(value.value) for name, value in given.items()}
+        document = replace(each, data=_changed(each.data, partial(_filled, variables=variables)))
         for name, content in document.data["services"].items():
             if not isinstance(content, dict):
                 where = document.where("services", name)
@@ -81,25 +85,23 @@ class _Service:
 
     def workload(self) -> Workload:
         """Return the service as a workload."""
-        document, path = self.document, ("services", self.name)
-        build = self.service.get("build")
-        stage = built_from(self._filled_in(build)) if isinstance(build, dict) else Stage()
+        build = _changed(self.service.get("build"), partial(_plain, gap="?"))
+        stage = built_from(build) if isinstance(build, dict) else Stage()
         variables, unread = self._environment(stage)
         command, command_origin = self._command(stage)
-        own = document.where(*path)
+        own = self._where()
         instances = known(1, f"{own}: 1, the default of replicas", own)
         for way in (("scale",), ("deploy", "replicas")):
-            found = self._text(get_path(self.service, *way))
+            found = get_path(self.service, *way)
             if found is not None:
-                where = document.where(*path, *way)
-                instances = whole_number(found, way[-1], str(where), where)
+                instances = _number(found, way[-1], self._where(*way))
         if str(get_path(self.service, "deploy", "mode")).startswith("global"):
             instances = unknown("mode global: one on every node", own)
         networks = self._mapping("networks").values()
         aliases = [str(name) for each in networks for name in _listed(get_path(each, "aliases"))]
         keys = ("hostname", "container_name")
-        own_names = [self._filled(str(self.service[key]))[0] for key in keys if key in self.service]
-        image = self._filled(str(self.service.get("image") or ""), "?")[0]
+        own_names = [_plain(str(self.service[key])) for key in keys if key in self.service]
+        image = _plain(str(self.service.get("image") or ""), "?")
         return Workload(
             name=self.name,
             platform="compose service",
@@ -130,7 +132,7 @@ class _Service:
             named = {str(name).partition(":")[0] for name in _listed(self.service.get(each))}
             if other.name in named:
                 key, reason = each, f"{each} {other.name}"
-        where, is_network = self.document.where("services", self.name, key), key == "networks"
+        where, is_network = self._where(key), key == "networks"
         return Evidence(reason=reason, where=where, hosts=server.hosts, is_network=is_network)
 
     def _command(self, stage: Stage) -> tuple[tuple[str, ...] | None, str]:
@@ -138,17 +140,12 @@ class _Service:
         own: dict[str, tuple[str, ...]] = {}
         for key in ("entrypoint", "command"):
             found = self.service.get(key)
-            if found is None:
-                continue
-            texts = found if isinstance(found, list) else [found]
-            filled = [self._filled(str(each), "?")[0] for each in texts]
-            try:
+            if isinstance(found, list):
+                own[key] = tuple(_plain(str(each), "?") for each in found)
+            elif found is not None:
                 # A text is split as Compose does it, which starts no shell.
-                own[key] = tuple(filled if isinstance(found, list) else shlex.split(filled[0]))
-            except ValueError:
-                own[key] = tuple(filled)
-        path = ("services", self.name)
-        origin = self.document.where(*path, "command" if "command" in own else "entrypoint")
+                own[key] = tuple(split(_plain(str(found), "?")))
+        origin = self._where("command" if "command" in own else "entrypoint")
         if "entrypoint" in own:
             return own["entrypoint"] + own.get("command", ()) or None, str(origin)
         words = (stage.entrypoint or ()) + own.get("command", stage.command or ())
@@ -158,11 +155,12 @@ class _Service:
         """Return the texts of its configuration files by their names."""
         mounted: dict[str, str] = {}
         for target, source in self._mapping("configs").items():
-            config = self._filled_in(self.document.mapping("configs").get(str(source)))
-            text = str(config.get("content") or read_if_there(config.get("file")))
-            mounted[target if _CONFIGURATION.fullmatch(target) else f"{target}.ini"] = text
+            config = self.document.mapping("configs").get(str(source))
+            text = get_path(config, "content") or read_if_there(get_path(config, "file"))
+            name = target if _CONFIGURATION.fullmatch(target) else f"{target}.ini"
+            mounted[name] = _plain(str(text), "?")
         for target, source in self._mapping("volumes").items():
-            file = Path(self._filled(str(source))[0])
+            file = Path(_plain(str(source)))
             # A folder of configuration: ./conf.d:/etc/mysql/conf.d.
             is_folder = "conf" in target and file.is_dir()
             for each in sorted(file.iterdir()) if is_folder else [file]:
@@ -175,29 +173,29 @@ class _Service:
         found: dict[str, Variable] = dict(stage.variables)
         unread = ""
         for each in self.service.get("env_file") or ():
-            file = Path(self._filled(each)[0])
+            file = Path(_plain(each))
             if not file.is_file():
                 unread = f"{file} does not exist"
                 continue
             for key, written in read_variables(read_text(file)).items():
-                found[key] = self._variable(written, str(file))
+                found[key] = _variable(_filled(written, self.variables), str(file))
         if not {"image", "build"} & self.service.keys():
             unread = (
                 "it has neither image nor build, so it is a part of another file's service: name "
                 "the output of `docker compose config`"
             )
         for key, value in self._mapping("environment").items():
-            origin = str(self.document.where("services", self.name, "environment", key))
-            if value is None and key not in self.variables:
+            origin = str(self._where("environment", key))
+            # Without a value it is passed on from the shell that starts it.
+            passed_on = self.variables.get(key) if value is None else str(as_text(value))
+            if passed_on is None:
                 reason = f"{key} is taken from the shell"
                 found[key] = Variable(text=None, origin=origin, reason=reason)
             else:
-                # Without a value it is passed on from the shell that starts it.
-                written = self.variables[key] if value is None else str(as_text(value))
-                found[key] = self._variable(written, origin)
+                found[key] = _variable(passed_on, origin)
         for name in self._mapping("secrets").values():
             # The names of mounted secrets are signs as those of variables are.
-            origin = str(self.document.where("services", self.name, "secrets"))
+            origin = str(self._where("secrets"))
             found[f"secrets.{name}"] = Variable(text=None, origin=origin, reason="a secret")
         return found, unread
 
@@ -205,63 +203,74 @@ class _Service:
         update = get_path(self.service, "deploy", "update_config")
         if not isinstance(update, dict) or update.get("order") != "start-first":
             return Overlap()
-        where = self.document.where("services", self.name, "deploy", "update_config")
-        written = self._text(update.get("parallelism", 1))
-        parallel = whole_number(written, "parallelism", str(where), where)
+        where = self._where("deploy", "update_config")
+        parallel = _number(update.get("parallelism", 1), "parallelism", where)
         if parallel.value == 0:
             return Overlap(kind="percent", amount=100, origin=f"{where}: start-first, all at once")
         if parallel.value is None:
             return Overlap(kind="unknown", reason=parallel.reason)
         return Overlap(kind="count", amount=parallel.value, origin=f"{where}: start-first")
 
-    # -- interpolation ----------------------------------------------------------------------
+    def _where(self, *path: str) -> SourceLocation:
+        return self.document.where("services", self.name, *path)
 
     def _mapping(self, key: str) -> dict[str, Any]:
         found = self.service.get(key)
         return found if isinstance(found, dict) else {}
 
-    def _variable(self, written: str, origin: str) -> Variable:
-        text, missing = self._filled(written)
-        if not missing:
-            return Variable(text=text, origin=origin)
-        reason = f"variable {missing[0]} has no value; give it with --parameters"
-        return Variable(text=None, origin=origin, reason=reason, partly=text)
 
-    def _text(self, found: Any) -> Any:
-        """Replace `${NAME:-default}`; Unknown if a variable has no value."""
-        if not isinstance(found, str):
-            return found
-        variable = self._variable(found, "")
-        return Unknown(variable.reason) if variable.text is None else variable.text
+# -- interpolation --------------------------------------------------------------------------
 
-    def _filled_in(self, found: Any) -> dict[str, Any]:
-        """Return the texts of a mapping with their variables replaced."""
-        texts = found if isinstance(found, dict) else {}
-        return {
-            key: self._filled(each, "?")[0] if isinstance(each, str) else each
-            for key, each in texts.items()
-        }
 
-    def _filled(self, found: str, gap: str = "") -> tuple[str, list[str]]:
-        """Replace variables, those without a value by `gap`; return the text, and their names."""
-        missing: list[str] = []
+def _changed(found: Any, change: Callable[[str], str]) -> Any:
+    """Return a value with all texts in it changed."""
+    if isinstance(found, dict):
+        return {key: _changed(each, change) for key, each in found.items()}
+    if isinstance(found, list):
+        return [_changed(each, change) for each in found]
+    return change(found) if isinstance(found, str) else found
 
-        def value(match: re.Match[str]) -> str:
-            name, operator, default = match[1] or match[4], match[2] or "", match[3] or ""
-            known_value = self.variables.get(name)
-            if operator.endswith("+"):
-                return default if known_value else ""
-            if known_value or (known_value == "" and not operator.startswith(":")):
-                return known_value.replace("$", _DOLLAR)
-            if operator.endswith("-"):
-                return default
-            missing.append(name)
-            return gap
 
-        text, before = found.replace("$$", _DOLLAR), ""
-        while text != before:
-            before, text = text, _VARIABLE.sub(value, text)
-        return text.replace(_DOLLAR, "$"), missing
+def _filled(found: str, variables: Mapping[str, str]) -> str:
+    """Replace `${NAME:-default}`; one without a value leaves a gap with its name."""
+
+    def value(match: re.Match[str]) -> str:
+        name, operator, default = match[1] or match[4], match[2] or "", match[3] or ""
+        known_value = variables.get(name)
+        if operator.endswith("+"):
+            return default if known_value else ""
+        if known_value or (known_value == "" and not operator.startswith(":")):
+            return known_value.replace("$", _DOLLAR)
+        return default if operator.endswith("-") else f"\1{name}\1"
+
+    text, before = found.replace("$$", _DOLLAR), ""
+    while text != before:
+        before, text = text, _VARIABLE.sub(value, text)
+    return text.replace(_DOLLAR, "$")
+
+
+def _plain(text: str, gap: str = "") -> str:
+    return _GAP.sub(gap, text)
+
+
+def _variable(text: str, origin: str) -> Variable:
+    if reason := _why_unknown(text):
+        return Variable(text=None, origin=origin, reason=reason, partly=_plain(text))
+    return Variable(text=text, origin=origin)
+
+
+def _why_unknown(text: Any) -> str:
+    """Return why a text is not known as a whole; empty if it is."""
+    gap = _GAP.search(text) if isinstance(text, str) else None
+    return f"variable {gap[1]} has no value; give it with --parameters" if gap else ""
+
+
+def _number(found: Any, name: str, where: SourceLocation) -> Quantity:
+    reason = _why_unknown(found)
+    return whole_number(Unknown(reason) if reason else found, name, str(where), where)
+
+
+# -- networks -------------------------------------------------------------------------------
 
 
 def _networks(document: Document, name: str, within: tuple[str, ...] = ()) -> set[tuple[str, str]]:
