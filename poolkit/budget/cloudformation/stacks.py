@@ -4,9 +4,8 @@ A value that is known only after deployment (an ARN, an address) stays a `Refere
 parameter leaves open is `Unknown`, with the parameter's name and line, and with the values that it
 is about: a reference under an open condition still shows a client.
 
-The second half has the intrinsic functions, as far as they can be evaluated without AWS. Source: AWS
-CloudFormation Template Reference, "Intrinsic function reference". Each takes the stack, the
-argument as it was written, and the path of the call for messages.
+The end has the intrinsic functions, as far as they can be evaluated without AWS. Source: AWS
+CloudFormation Template Reference, "Intrinsic function reference".
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import itertools
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.budget.model import ResourceKey, Unread, known, unknown
 from poolkit.budget.read.values import (
@@ -28,6 +27,7 @@ from poolkit.budget.read.values import (
     get_path,
     identity,
     joined,
+    walk,
     whole_number,
     why_unknown,
 )
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 NESTED_STACK = "AWS::CloudFormation::Stack"
 _NO_VALUE = {"Ref": "AWS::NoValue"}
+_OPEN: Final = object()
+"""The value of what is being evaluated."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Stack:
     output_of: Callable[[str, str, str], Any] = field(repr=False)
     region: str = ""
     unread: list[Unread] = field(default_factory=list, repr=False)
-    _conditions: dict[str, bool | Unknown | None] = field(default_factory=dict, repr=False)
-    _open_outputs: set[str] = field(default_factory=set, repr=False)
+    _evaluated: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False)
 
     def where(self, *path: str | int) -> SourceLocation:
         """Return the location of a value in the template as it was written."""
@@ -111,20 +112,13 @@ class Stack:
         Raises:
             TemplateError: there is none, or it refers to itself.
         """
-        outputs = self.section("Outputs")
-        where = self.where("Outputs", name)
-        if name not in outputs or not isinstance(outputs[name], dict):
+        found, where = self.section("Outputs").get(name), self.where("Outputs", name)
+        if not isinstance(found, dict):
             raise TemplateError(f"there is no output {name}", where)
-        if name in self._open_outputs:
-            raise TemplateError(f"output {name} refers to itself", where)
-        condition = outputs[name].get("Condition")
+        condition = found.get("Condition")
         if condition is not None and self.condition(condition, where) is False:
             return Unknown(f"output {name} does not exist ({where}: its condition is false)")
-        self._open_outputs.add(name)
-        try:
-            return self.value(outputs[name].get("Value"), ("Outputs", name, "Value"))
-        finally:
-            self._open_outputs.discard(name)
+        return self._once(found.get("Value"), "Outputs", name, "Value")
 
     def condition(self, name: Any, where: SourceLocation) -> bool | Unknown:
         """Return whether a condition holds; an empty name always does, as in CloudFormation.
@@ -136,17 +130,18 @@ class Stack:
         if name == "":
             return True
         if not isinstance(name, str) or name not in conditions:
-            return Unknown(
-                f"condition {name if isinstance(name, str) else '?'} has no rule ({where})"
-            )
-        if name not in self._conditions:
-            self._conditions[name] = None
-            self._conditions[name] = as_truth(self.value(conditions[name], ("Conditions", name)))
-        result = self._conditions[name]
-        if result is None:
-            where = self.where("Conditions", name)
-            raise TemplateError(f"condition {name} refers to itself", where)
-        return result
+            shown = name if isinstance(name, str) else "?"
+            return Unknown(f"condition {shown} has no rule ({where})")
+        return _truth(self._once(conditions[name], "Conditions", name))
+
+    def _once(self, node: Any, *path: str) -> Any:
+        """Return the value of a condition or an output, which is evaluated on first use."""
+        if path not in self._evaluated:
+            self._evaluated[path] = _OPEN
+            self._evaluated[path] = self.value(node, path)
+        if self._evaluated[path] is _OPEN:
+            raise TemplateError(f"{path[0]}: {path[1]} refers to itself", self.where(*path[:2]))
+        return self._evaluated[path]
 
     # -- values -----------------------------------------------------------------------------
 
@@ -166,22 +161,41 @@ class Stack:
             # Inside a policy document, Condition is a key like any other.
             if name == "Condition" and isinstance(argument, str):
                 return self.condition(argument, self.where(*path, name))
-            if name in FUNCTIONS or name.startswith("Fn::"):
+            if name in _STACK_FUNCTIONS or name.startswith("Fn::"):
                 return self._result(name, argument, (*path, name))
         values = {name: self.value(found, (*path, name)) for name, found in node.items()}
         return {name: found for name, found in values.items() if found is not NO_VALUE}
 
     def _result(self, name: str, argument: Any, path: ValuePath) -> Any:
-        """Return the result of a function; Unknown if only AWS or a macro can evaluate it."""
-        if name not in FUNCTIONS:
-            return Unknown(f"{name} is not evaluated", (self.value(argument, path),))
+        """Return the result of a function; Unknown if it cannot be evaluated here.
+
+        A macro or a packager may replace an argument by one that no function takes.
+        """
+        found = argument
         try:
-            return FUNCTIONS[name](self, argument, path)
+            if name == "Fn::If":
+                return self._either(argument, path)
+            found = self.value(argument, path)
+            if name in _STACK_FUNCTIONS:
+                return _STACK_FUNCTIONS[name](self, found, path)
+            return _PLAIN_FUNCTIONS[name](found)
         except TemplateError:
             raise
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-            # A macro or a packager may replace an argument that no function takes.
-            return Unknown(f"{name} cannot be evaluated ({self.where(*path)})")
+            reasons = [why for _, each in walk(found) if (why := why_unknown(each))]
+            if not reasons or name not in _STACK_FUNCTIONS | _PLAIN_FUNCTIONS:
+                reasons = [f"{name} cannot be evaluated ({self.where(*path)})"]
+            return Unknown(reasons[0], (found,))
+
+    def _either(self, branches: Any, path: ValuePath) -> Any:
+        """Return the branch of `Fn::If` that holds; Unknown with both if that is open."""
+        name, *_ = branches
+        holds = self.condition(name, self.where(*path))
+        if isinstance(holds, bool):
+            chosen = 1 if holds else 2
+            return self.value(branches[chosen], (*path, chosen))
+        both = tuple(self.value(branches[n], (*path, n)) for n in (1, 2))
+        return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}", both)
 
     def ref(self, name: Any, path: ValuePath) -> Any:
         """Return the result of `Ref`: a parameter's value, or a reference to a resource."""
@@ -201,14 +215,15 @@ class Stack:
     def reference(self, name: Any, attribute: str, path: ValuePath) -> Any:
         """Return a reference to a resource; Unknown, and one more gap, if there is none."""
         resources = self.section("Resources")
-        if isinstance(name, str):
-            # SAM makes resources beside those that are written: FnRole, Fn.Alias, ServerlessRestApi.
-            if name in resources or (base := name.split(".")[0]) in resources:
-                return Reference(self.name, name if name in resources else base, attribute)
-            made = (each for each in resources if name.startswith(each))
-            if "Transform" in self.template and (name.startswith("Serverless") or any(made)):
-                return Reference(self.name, name, attribute)
-        shown = name if isinstance(name, str) else "its argument"
+        text = name if isinstance(name, str) else ""
+        # SAM makes resources beside those that are written: FnRole, Fn.Alias, ServerlessRestApi.
+        own = text if text in resources else text.partition(".")[0]
+        if own in resources or (
+            "Transform" in self.template
+            and (text.startswith("Serverless") or any(map(text.startswith, resources)))
+        ):
+            return Reference(self.name, own, attribute)
+        shown = text or "its argument"
         gap = Unread(self.where(*path), f"{shown} is neither a parameter nor a resource")
         if gap not in self.unread:
             self.unread.append(gap)
@@ -345,24 +360,14 @@ class Resource:
 
 
 # -- intrinsic functions -----------------------------------------------------------------
+#
+# They take evaluated arguments, and fail as Python does. `Stack.value` turns each failure into an
+# Unknown: the argument is open, or no template that AWS accepts has it.
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
-Function: TypeAlias = "Callable[[Stack, Any, ValuePath], Any]"
-FUNCTIONS: dict[str, Function] = {"Ref": Stack.ref}
-"""The functions that are evaluated, by name."""
 
 
-def _evaluates(*names: str) -> Callable[[Function], Function]:
-    """Register a function under its names in CloudFormation."""
-
-    def register(function: Function) -> Function:
-        FUNCTIONS.update(dict.fromkeys(names, function))
-        return function
-
-    return register
-
-
-def as_truth(value: Any) -> bool | Unknown:
+def _truth(value: Any) -> bool | Unknown:
     """Return a value as the result of a condition."""
     if isinstance(value, bool):
         return value
@@ -371,142 +376,91 @@ def as_truth(value: Any) -> bool | Unknown:
     return Unknown(why_unknown(value) or "it is not a condition")
 
 
-@_evaluates("Fn::GetAtt")
-def _get_att(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    written = argument.split(".", 1) if isinstance(argument, str) else argument
-    name, *attributes = (as_text(stack.value(part, (*path, n))) for n, part in enumerate(written))
-    attribute = ".".join(attributes)
-    resource = stack.section("Resources").get(name) if isinstance(name, str) else None
-    if attribute.startswith("Outputs.") and get_path(resource, "Type") == NESTED_STACK:
-        return stack.output_of(stack.name, name, attribute.removeprefix("Outputs."))
-    return stack.reference(name, attribute, path)
-
-
-@_evaluates("Fn::Sub")
-def _sub(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    is_text = isinstance(argument, str)
-    variables = {} if is_text else stack.value(argument[1], (*path, 1))
-    first, *rest = _VARIABLE.split(argument if is_text else argument[0])
-    parts: list[Any] = [first]
-    for literal, written, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        name = written.strip()
-        if literal:
-            parts.append(f"${{{written}}}")
-        elif name in variables:
-            parts.append(variables[name])
-        else:
-            parts.append(_get_att(stack, name, path) if "." in name else stack.ref(name, path))
-        parts.append(text)
-    return joined(parts)
-
-
-@_evaluates("Fn::Join")
-def _join(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    separator, parts = argument
-    parts = stack.value(parts, (*path, 1))
-    if isinstance(parts, Unknown):
-        return parts
-    return joined(parts if isinstance(parts, list) else [parts], str(separator))
-
-
-@_evaluates("Fn::If")
-def _if(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    name, *_ = argument
-    holds = stack.condition(name, stack.where(*path))
-    if isinstance(holds, bool):
-        chosen = 1 if holds else 2
-        return stack.value(argument[chosen], (*path, chosen))
-    both = tuple(stack.value(argument[n], (*path, n)) for n in (1, 2))
-    return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}", both)
-
-
-@_evaluates("Fn::Equals")
-def _equals(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    left, right = (as_text(stack.value(each, (*path, n))) for n, each in enumerate(argument))
-    if left == right:
-        # Two unknown values with one reason need not be equal.
-        return left if isinstance(left, Unknown) else True
-    for one, other in ((left, right), (right, left)):
-        # The name of a resource is never empty.
-        if isinstance(one, Reference) and other == "":
-            return False
-        if why := why_unknown(one):
-            return Unknown(why)
-    return False
-
-
-@_evaluates("Fn::And", "Fn::Or")
-def _combined(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    """One decisive operand is enough, whatever the unknown ones are."""
-    decisive = path[-1] == "Fn::Or"
-    operands = stack.value(argument, path)
-    found = [as_truth(each) for each in (operands if isinstance(operands, list) else [operands])]
+def _combined(operands: Any, *, decisive: bool) -> bool | Unknown:
+    """Return whether And or Or holds: one decisive operand is enough, whatever the others are."""
+    found = [_truth(each) for each in operands]
     if any(each is decisive for each in found):
         return decisive
     return next((each for each in found if isinstance(each, Unknown)), not decisive)
 
 
-@_evaluates("Fn::Not")
-def _not(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    found = as_truth(stack.value(argument[0], (*path, 0)))
+def _not(operands: Any) -> bool | Unknown:
+    found = _truth(operands[0])
     return found if isinstance(found, Unknown) else not found
 
 
-@_evaluates("Fn::FindInMap")
-def _find_in_map(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    found: Any = stack.section("Mappings")
-    default = stack.value(get_path(argument, 3, "DefaultValue"), (*path, 3, "DefaultValue"))
-    for number, written in enumerate(argument[:3]):
-        key = as_text(stack.value(written, (*path, number)))
-        if why := why_unknown(key):
-            return Unknown(why, (default,))
-        if key not in found:
-            why = f"the mapping has no key {key}"
-            return Unknown(why) if default is None else default
-        found = found[key]
+def _equals(operands: Any) -> bool | Unknown:
+    left, right = map(as_text, operands)
+    # Two unknown values with one reason need not be equal.
+    if left == right and not isinstance(left, Unknown):
+        return True
+    # The name of a resource is never empty.
+    is_named = isinstance(left, Reference) or isinstance(right, Reference)
+    why = why_unknown(left) or why_unknown(right)
+    return Unknown(why) if why and not (is_named and "" in (left, right)) else False
+
+
+_PLAIN_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "Fn::And": partial(_combined, decisive=False),
+    # The text is not needed, and the references inside it still count.
+    "Fn::Base64": lambda text: Joined((text,)),
+    "Fn::Equals": _equals,
+    "Fn::Join": lambda of: joined(list(of[1]), str(of[0])),
+    "Fn::Length": len,
+    "Fn::Not": _not,
+    "Fn::Or": partial(_combined, decisive=True),
+    "Fn::Select": lambda of: of[1][int(of[0])],
+    "Fn::Split": lambda of: of[1].split(of[0]),
+    "Fn::ToJsonString": json.dumps,
+}
+
+
+def _get_att(stack: Stack, written: Any, path: ValuePath) -> Any:
+    parts = written.split(".", 1) if isinstance(written, str) else written
+    name, *attributes = map(as_text, parts)
+    attribute = ".".join(attributes)
+    is_nested = get_path(stack.section("Resources"), name, "Type") == NESTED_STACK
+    if is_nested and attribute.startswith("Outputs."):
+        return stack.output_of(stack.name, name, attribute.removeprefix("Outputs."))
+    return stack.reference(name, attribute, path)
+
+
+def _sub(stack: Stack, written: Any, path: ValuePath) -> Any:
+    text, variables = (written, {}) if isinstance(written, str) else written
+    first, *rest = _VARIABLE.split(text)
+    parts: list[Any] = [first]
+    for literal, inner, after in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        name = inner.strip()
+        if literal:
+            parts.append(f"${{{inner}}}")
+        elif name in variables:
+            parts.append(variables[name])
+        else:
+            parts.append(_get_att(stack, name, path) if "." in name else stack.ref(name, path))
+        parts.append(after)
+    return joined(parts)
+
+
+def _find_in_map(stack: Stack, written: Any, path: ValuePath) -> Any:
+    keys = [as_text(each) for each in written[:3]]
+    found = get_path(stack.section("Mappings"), *keys)
+    if found is None and not any(map(why_unknown, keys)):
+        found = get_path(written, 3, "DefaultValue")
+    if found is None:
+        raise LookupError(path)
     return found
 
 
-@_evaluates("Fn::Select")
-def _select(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    index, items = stack.value(argument, path)
-    if why := why_unknown(index) or why_unknown(items):
-        return Unknown(why, (items,))
-    return items[int(index)]
-
-
-@_evaluates("Fn::Split")
-def _split(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    separator, text = stack.value(argument, path)
-    return Unknown(why, (text,)) if (why := why_unknown(text)) else text.split(separator)
-
-
-@_evaluates("Fn::ImportValue")
-def _import_value(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    name = stack.value(argument, path)
+def _import_value(stack: Stack, name: Any, path: ValuePath) -> Any:
     found = stack.imported(identity(name))
-    if found is NO_VALUE:
-        shown = name if isinstance(name, str) else f"this name: {why_unknown(name)}"
-        return Unknown(f"no template read here exports {shown}")
-    return found
+    why = f"no template read here exports {identity(name)} ({stack.where(*path)})"
+    return Unknown(why) if found is NO_VALUE else found
 
 
-@_evaluates("Fn::ToJsonString")
-def _to_json(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    value = stack.value(argument, path)
-    try:
-        return json.dumps(value)
-    except TypeError:
-        return Unknown("it holds values that are known only after deployment", (value,))
-
-
-@_evaluates("Fn::Length")
-def _length(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    found = stack.value(argument, path)
-    return Unknown(why, (found,)) if (why := why_unknown(found)) else len(found)
-
-
-@_evaluates("Fn::Base64")
-def _base64(stack: Stack, argument: Any, path: ValuePath) -> Any:
-    # Its text is not needed, and the references inside it still count.
-    return Joined((stack.value(argument, path),))
+_STACK_FUNCTIONS: dict[str, Callable[[Stack, Any, ValuePath], Any]] = {
+    "Fn::FindInMap": _find_in_map,
+    "Fn::GetAtt": _get_att,
+    "Fn::ImportValue": _import_value,
+    "Fn::Sub": _sub,
+    "Ref": Stack.ref,
+}
