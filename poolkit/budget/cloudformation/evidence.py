@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections import defaultdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Evidence, ResourceKey
 from poolkit.budget.read.values import (
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 TASK = "AWS::ECS::TaskDefinition"
 _GROUP = "AWS::EC2::SecurityGroup"
 _GROUP_PROPERTY = re.compile(r"SecurityGroup|^GroupSet$|^Groups$")
-_IN_A_NETWORK = re.compile(r"SecurityGroup|Subnet")
-_MAY_READ = re.compile(r"(secretsmanager|ssm):(get.*|\*)$|rds-db:", re.IGNORECASE)
-_MAY_RUN = re.compile(r"ecs:(run|start)task$|ecs:\*$", re.IGNORECASE)
+_NETWORK = re.compile(r"SecurityGroup|Subnet|^GroupSet$|^Groups$")
+_MAY_READ = re.compile(r"(secretsmanager|ssm):(get.*|\*)$|rds-db:")
+_MAY_RUN = re.compile(r"ecs:(run|start)task$|ecs:\*$")
 _ANY_SUCH = re.compile(r":(?:secret:|parameter(?=/))(.*?)[*?-]*$")
 _NAME = re.compile(r"(?=.*[-/._]).{4,}")
 """The names that are looked for in texts: `shop/db`, not `db`, which is a word of any text."""
@@ -63,6 +63,17 @@ def never_connects(kind: str) -> bool:
     return is_one_of(kind, "never", "stores", "transparent")
 
 
+class _Facts(NamedTuple):
+    """What the evaluated properties of a resource show, found in one walk."""
+
+    mentions: frozenset[ResourceKey]
+    """The other resources that it refers to or depends on."""
+    groups: frozenset[str]
+    """The identities of its security groups."""
+    is_inside: bool
+    """True if it has a place in a network."""
+
+
 class Graph:
     """The resources of all stacks, and what leads from each of them to a server.
 
@@ -81,48 +92,51 @@ class Graph:
         }
         # A secret beside a proxy is the one of the database behind it.
         self._behind |= {each.resource: each.leads_to for each in poolers if each.resource}
-        self._mentions: dict[ResourceKey, frozenset[ResourceKey]] = {}
+        self._known: dict[ResourceKey, _Facts] = {}
         self._names: dict[str, ResourceKey] = {}
-        self.aliases: dict[ResourceKey, frozenset[ResourceKey]] = {}
         holders = [each for each in self.resources.values() if each.type in types()["transparent"]]
         for each in holders:
             for part in (each.properties, *_listed(each.get("RecordSets"))):
-                name = identity(part.get("Name")).rstrip(".") if isinstance(part, dict) else ""
+                name = identity(get_path(part, "Name")).rstrip(".")
                 if _NAME.fullmatch(name):
                     self._names[name] = each.key
         longest = sorted(map(re.escape, self._names), key=len, reverse=True)
         # A secret's ARN ends in six random characters, and a policy has ? or * for them.
         before, after = r"(?<![\w.-])(?=\w)|(?=[/<])", r"(?![\w/.-])|(?=-(?:\?|\*|\w{6}\b))"
         self._named = re.compile(f"(?:{before})({'|'.join(longest)})(?:{after})")
+        self.aliases: dict[ResourceKey, frozenset[ResourceKey]] = {}
         self._find_aliases(holders)
-        self._callers: dict[ResourceKey, list[ResourceKey]] = defaultdict(list)
-        self.only_calls: set[ResourceKey] = set()
+        # Custom resources and rotation schedules by the function that they call.
+        self._callers: dict[ResourceKey, list[Resource]] = defaultdict(list)
         for each in self.resources.values():
             for key in self.named_in([each.get("ServiceToken"), each.get("RotationLambdaARN")]):
                 if self.resources[key].type == "AWS::Lambda::Function":
-                    self._callers[key].append(each.key)
-                    self.only_calls.add(each.key)
+                    self._callers[key].append(each)
+        self.only_calls = {each.key for callers in self._callers.values() for each in callers}
 
     def _find_aliases(self, holders: Sequence[Resource]) -> None:
-        by_name = {
-            identity(self.resources[key].get(name)): key
-            for key in self._behind
-            for name in ("DBProxyName", "DBClusterIdentifier")
-            if self.resources[key].get(name) is not None
+        """Find what each secret, parameter, record and endpoint leads to.
+
+        It takes three rounds: a parameter holds the ARN of a secret, which is attached to a database.
+        """
+        names = ("DBProxyName", "DBClusterIdentifier")
+        servers = {
+            identity(self.resources[key].get(name)): key for key in self._behind for name in names
         }
-        for _ in range(3):  # a parameter holds the ARN of a secret that is attached to a database
+        for _ in range(3):
             for each in holders:
-                named = [each.get("DBProxyName"), each.get("DBClusterIdentifier")]
-                by_text = {by_name[text] for text in map(identity, named) if text in by_name}
-                to = self.leads_to(self.mentions(each)) | by_text
-                self._add_alias(each.key, to)
-                if each.type == "AWS::SecretsManager::SecretTargetAttachment":
-                    for key in self.named_in(each.get("SecretId")):
-                        self._add_alias(key, to)
-            for key, behind in self._behind.items():
-                for secret in self.mentions(self.resources[key]):
-                    if self.resources[secret].type in types()["transparent"]:
-                        self._add_alias(secret, frozenset(behind))
+                by_name = [
+                    servers.get(identity(each.get(name))) for name in names if each.get(name)
+                ]
+                to = self.leads_to([*self.mentions(each), *filter(None, by_name)])
+                is_attachment = each.type == "AWS::SecretsManager::SecretTargetAttachment"
+                secrets = self.named_in(each.get("SecretId")) if is_attachment else ()
+                for key in (each.key, *secrets):
+                    self._add_alias(key, to)
+            for server, behind in self._behind.items():
+                for key in self.mentions(self.resources[server]):
+                    if self.resources[key].type in types()["transparent"]:
+                        self._add_alias(key, frozenset(behind))
 
     def _add_alias(self, key: ResourceKey, to: frozenset[ResourceKey]) -> None:
         if to:
@@ -143,18 +157,27 @@ class Graph:
 
     def mentions(self, resource: Resource) -> frozenset[ResourceKey]:
         """Return the other resources that a resource refers to or depends on."""
-        key = resource.key
-        if key not in self._mentions:
-            # What cfn-init writes on a machine, and no other metadata, is evaluated.
-            init = ("Metadata", "AWS::CloudFormation::Init")
-            written = get_path(resource.definition, *init)
-            files = resource.stack.value(written, ("Resources", resource.logical_id, *init))
-            found = self.named_in([resource.properties, files])
-            for name in _listed(resource.definition.get("DependsOn")):
-                if isinstance(name, str) and name in resource.stack.resources:
-                    found.add(resource.stack.resources[name].key)
-            self._mentions[key] = frozenset(found - {key})
-        return self._mentions[key]
+        return self._facts(resource).mentions
+
+    def _facts(self, resource: Resource) -> _Facts:
+        if resource.key in self._known:
+            return self._known[resource.key]
+        # What cfn-init writes on a machine, and no other metadata, is evaluated.
+        init = ("Metadata", "AWS::CloudFormation::Init")
+        written = get_path(resource.definition, *init)
+        files = resource.stack.value(written, ("Resources", resource.logical_id, *init))
+        beside = resource.stack.resources
+        after = [n for n in _listed(resource.definition.get("DependsOn")) if isinstance(n, str)]
+        found = self.named_in([resource.properties, files])
+        found |= {beside[name].key for name in after if name in beside}
+        every = [(key, each) for key, each in walk(resource.properties) if _NETWORK.search(key)]
+        groups = [each for key, each in every if _GROUP_PROPERTY.search(key)]
+        groups += [Reference(*key) for key in found if self.resources[key].type == _GROUP]
+        is_inside = resource.type in ("AWS::ECS::Service", "AWS::EC2::Instance") or bool(every)
+        own = frozenset(_group_ids(groups))
+        facts = _Facts(frozenset(found - {resource.key}), own, is_inside or bool(own))
+        self._known[resource.key] = facts
+        return facts
 
     def leads_to(self, keys: Iterable[ResourceKey]) -> frozenset[ResourceKey]:
         """Return the servers and proxies among some resources and behind them."""
@@ -168,14 +191,10 @@ class Graph:
 
         A function is called by a custom resource, which has the database's address.
         """
-        callers = [self.resources[key] for key in self._callers.get(resource.key, ())]
-        found, number = [resource, *callers], 0
-        while number < len(found):
-            for key in self.mentions(found[number]):
-                part = self.resources[key]
-                if part.type in types()["parts"] and part not in found:
-                    found.append(part)
-            number += 1
+        found = [resource, *self._callers.get(resource.key, ())]
+        for each in found:  # it grows during the loop
+            mentioned = [self.resources[key] for key in self.mentions(each)]
+            found += [one for one in mentioned if one.type in types()["parts"] and one not in found]
         return found
 
     def is_other_store(self, keys: Iterable[ResourceKey]) -> bool:
@@ -207,14 +226,10 @@ class Graph:
             if any(True for _ in self._granted(own)):
                 reason = "its policies may log on to a database or read its secret"
                 found.append(Evidence(reason=reason, where=where))
-        groups = {group for each in resources for group in self._groups(each)}
-        is_inside = groups or any(
-            each.type in ("AWS::ECS::Service", "AWS::EC2::Instance")
-            or any(_IN_A_NETWORK.search(key) for key, _ in walk(each.properties))
-            for each in resources
-        )
+        facts = [self._facts(each) for each in resources]
+        groups = frozenset[str]().union(*(each.groups for each in facts))
         for server, (sources, is_wide) in self._doors.items():
-            if groups & sources or (is_wide and is_inside):
+            if groups & sources or (is_wide and any(each.is_inside for each in facts)):
                 reason = f"the security group of {server.logical_id} lets it in"
                 to = (server,)
                 found.append(Evidence(reason=reason, where=where, leads_to=to, is_network=True))
@@ -225,36 +240,29 @@ class Graph:
     @cached_property
     def _grants(self) -> dict[ResourceKey, set[ResourceKey | None]]:
         """The servers that each role, policy and profile gives access to; None: any."""
-        grants: dict[ResourceKey, set[ResourceKey | None]] = defaultdict(set)
         owned = [each for each in self.resources.values() if each.type.startswith("AWS::IAM::")]
-        for each in owned:
-            holders = self.named_in([each.get("Roles"), each.get("RoleName")])
-            for key in (each.key, *(holders if "Profile" not in each.type else ())):
-                grants[key] |= set(self._granted(each.properties))
+        grants = {each.key: set(self._granted(each.properties)) for each in owned}
         for _ in range(2):  # a profile has a role, and the role has policies
             for each in owned:
-                inner = [each.get("ManagedPolicyArns")]
-                inner += [each.get("Roles")] if "Profile" in each.type else []
-                for key in self.named_in(inner) & grants.keys():
-                    grants[each.key] |= grants[key]
+                for name in types()["gives_to"].get(each.type, ()):
+                    for key in self.named_in(each.get(name)) & grants.keys():
+                        grants[key] |= grants[each.key]
+                for name in types()["takes_from"].get(each.type, ()):
+                    for key in self.named_in(each.get(name)) & grants.keys():
+                        grants[each.key] |= grants[key]
         return {key: found for key, found in grants.items() if found}
 
     def _granted(self, value: Any) -> Iterator[ResourceKey | None]:
         """Yield the servers that the statements inside a value give access to; None: any."""
-        for _, each in walk(value):
-            if not (isinstance(each, dict) and "Action" in each) or each.get("Effect") == "Deny":
-                continue
-            actions = [a for a in _listed(each["Action"]) if _MAY_READ.match(str(a))]
-            on = each.get("Resource") if actions else None
-            keys, texts = self.named_in(on), [identity(text) for text in _listed(on)]
+        for services, on in _allowed(value, _MAY_READ):
+            keys, texts = self.named_in(on), [identity(each) for each in _listed(on)]
             for text in texts:
                 if text.endswith("*") and (found := _ANY_SUCH.search(text)):
                     keys |= {k for name, k in self._names.items() if name.startswith(found[1])}
             named = self.leads_to(keys)
             yield from named
             is_any = any(each == "*" or each.endswith(":*") or ":rds!" in each for each in texts)
-            kinds = {str(action).lower().partition(":")[0] for action in actions}
-            if not named and ("rds-db" in kinds or (is_any and "secretsmanager" in kinds)):
+            if not named and ("rds-db" in services or (is_any and "secretsmanager" in services)):
                 yield None
 
     def may_be_run(self, task: Resource) -> bool:
@@ -269,25 +277,11 @@ class Graph:
     @cached_property
     def _runs(self) -> list[Any]:
         """What the statements of all policies allow to run as a task."""
-        policies = ("Policies", "PolicyDocument")
-        return [
-            each.get("Resource")
-            for resource in self.resources.values()
-            for _, each in walk([resource.get(name) for name in policies])
-            if isinstance(each, dict)
-            and each.get("Effect") != "Deny"
-            and any(_MAY_RUN.match(str(action)) for action in _listed(each.get("Action")))
-        ]
+        every = self.resources.values()
+        policies = [each.get(name) for each in every for name in ("Policies", "PolicyDocument")]
+        return [on for _, on in _allowed(policies, _MAY_RUN)]
 
     # -- security groups --------------------------------------------------------------------
-
-    def _groups(self, resource: Resource) -> set[str]:
-        """Return the identities of a resource's security groups."""
-        mentioned = [
-            Reference(*key) for key in self.mentions(resource) if self.resources[key].type == _GROUP
-        ]
-        named = (each for key, each in walk(resource.properties) if _GROUP_PROPERTY.search(key))
-        return {*_group_ids(mentioned)}.union(*map(_group_ids, named))
 
     @cached_property
     def _doors(self) -> dict[ResourceKey, tuple[set[str], bool]]:
@@ -304,67 +298,73 @@ class Graph:
                 networks += [_network(each.get("CidrBlock"))]
         doors: dict[ResourceKey, tuple[set[str], bool]] = {}
         for key in self._behind:
-            server, sources, is_wide = self.resources[key], set[str](), False
-            ports = [server.get("Port")] if server.get("Port") else _default_ports(server)
-            for group in self._groups(server):
-                # The members of a VPC's default group reach each other.
-                sources |= {group} if group.endswith(".DefaultSecurityGroup>") else set()
-                for written in rules[group]:
-                    # A rule that is unknown may let in all.
-                    rule = written if isinstance(written, dict) else {}
-                    if not _allows(rule, ports):
-                        continue
-                    own = {*_group_ids(rule.get("SourceSecurityGroupId"))}
-                    sources |= own
+            server = self.resources[key]
+            groups, ports = self._facts(server).groups, _ports(server)
+            # The members of a VPC's default group reach each other.
+            sources = {group for group in groups if group.endswith(".DefaultSecurityGroup>")}
+            is_wide = False
+            for written in (rule for group in groups for rule in rules[group]):
+                # A rule that is unknown may let in all.
+                rule = written if isinstance(written, dict) else {}
+                if _allows(rule, ports):
+                    own = set(_group_ids(rule.get("SourceSecurityGroupId")))
                     cidr = rule.get("CidrIp") or rule.get("CidrIpv6")
+                    sources |= own
                     is_wide = is_wide or (not own and _is_wide(cidr, networks))
             doors[key] = sources, is_wide
         return doors
 
 
+def _allowed(value: Any, actions: re.Pattern[str]) -> Iterator[tuple[set[str], Any]]:
+    """Yield the services and resources of the statements in a value that allow some actions."""
+    for _, each in walk(value):
+        if isinstance(each, dict) and "Action" in each and each.get("Effect") != "Deny":
+            names = [str(name).lower() for name in _listed(each["Action"])]
+            found = {name.partition(":")[0] for name in names if actions.match(name)}
+            if found:
+                yield found, each.get("Resource")
+
+
 def _listed(value: Any) -> list[Any]:
     """Return a list's items, or the only item; of an open condition, those of both branches."""
-    found = value if isinstance(value, list) else [] if value is None else [value]
+    if isinstance(value, Unknown) and value.about:
+        value = list(value.about)
+    if not isinstance(value, list):
+        return [] if value is None else [value]
     return [
         inner
-        for each in found
-        for inner in (
-            _listed(list(each.about)) if isinstance(each, Unknown) and each.about else [each]
-        )
+        for each in value
+        for inner in (_listed(each) if isinstance(each, list | Unknown) else [each])
     ]
 
 
 def _group_ids(value: Any) -> Iterator[str]:
     """Yield the identities of security groups that stand in a property."""
     for each in _listed(value):
-        if isinstance(each, list):
-            yield from _group_ids(each)
-        elif isinstance(each, str | Unknown | Joined):
+        # A group's id and its name are the same group; a VPC's default group is none of its own.
+        if isinstance(each, Reference) and each.attribute != "DefaultSecurityGroup":
+            yield identity(Reference(*each.resource))
+        elif isinstance(each, str | Unknown | Joined | Reference):
             yield identity(each)
-        elif isinstance(each, Reference):
-            # A group's id and its name are the same group; a VPC's default group is none of its own.
-            is_default = each.attribute == "DefaultSecurityGroup"
-            yield identity(each if is_default else Reference(each.stack, each.logical_id))
 
 
-def _default_ports(server: Resource) -> list[int]:
+def _ports(server: Resource) -> list[Any]:
+    """Return the ports that a server may listen on."""
     engine = server.get("Engine") or server.get("EngineFamily")
-    engine = engine.lower() if isinstance(engine, str) else "aurora"
-    if "mysql" in engine or "maria" in engine:
-        return [3306]
-    # AWS's pages disagree on the default of Aurora PostgreSQL.
-    return [5432, 3306] if "aurora" in engine else [5432]
+    name = engine.lower() if isinstance(engine, str) else "aurora"
+    default = next(ports for part, ports in types()["ports"].items() if part in name)
+    return [server.get("Port")] if server.get("Port") else default
 
 
 def _allows(rule: dict[str, Any], ports: Iterable[Any]) -> bool:
     """Return whether a rule may open one of some ports; an unknown number may be any."""
-    if rule.get("IpProtocol") in ("-1", -1, None) or isinstance(rule["IpProtocol"], Unknown):
+    protocol = rule.get("IpProtocol")
+    if protocol in ("-1", -1, None) or isinstance(protocol, Unknown):
         return True
     try:
         low, high = int(rule["FromPort"]), int(rule["ToPort"])
-        return str(rule["IpProtocol"]).lower() in ("tcp", "6") and any(
-            low <= int(port) <= high for port in ports
-        )
+        is_open = any(low <= int(port) <= high for port in ports)
+        return is_open and str(protocol).lower() in ("tcp", "6")
     except (KeyError, TypeError, ValueError):
         return True
 
@@ -378,7 +378,7 @@ def _network(cidr: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 def _is_wide(cidr: Any, networks: Sequence[Any]) -> bool:
     """Return whether a CIDR may cover compute in the VPC; an unknown one may."""
-    network = _network(cidr) if isinstance(cidr, str) else None
+    network = _network(cidr)
     if network is None or not network.prefixlen:
         return True
     if networks and all(networks):

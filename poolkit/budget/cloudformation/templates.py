@@ -1,7 +1,15 @@
-"""All stacks of one deployment: which templates, in which environment, with which parameters."""
+"""The stacks of templates: which templates, in which environment, with which parameters.
+
+SAM templates become the CloudFormation that they stand for, as far as connections depend on it.
+SAM's own translator refuses templates that `sam build` completes (an image without ImageUri, a
+function without CodeUri), and it asks AWS for published applications. So the few rules that decide
+a number are here: the types, and Globals. Source: AWS SAM Developer Guide, "Globals section of the
+AWS SAM template" (maps are merged, lists joined, other values replaced; IgnoreGlobals).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
@@ -11,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.evidence import types
-from poolkit.budget.cloudformation.sam import expand
 from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
@@ -27,11 +34,11 @@ from poolkit.errors import BudgetError, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from poolkit.budget.read.documents import Document
+    from poolkit.budget.model import SourceLocation
+    from poolkit.budget.read.documents import Document, ValuePath
 
 _DEEPEST_NESTING = 8
 _FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:ya?ml|json|template)\b")
-_NESTED = {NESTED_STACK: "TemplateURL", "AWS::Serverless::Application": "Location"}
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Stacks:
         Raises:
             TemplateError: a template is broken, or stacks are nested too deeply.
         """
-        document = expand(document)
+        document = _expanded(document)
         stack = Stack(
             name=name,
             document=document,
@@ -70,7 +77,7 @@ class Stacks:
             problem = f"stacks are nested more than {_DEEPEST_NESTING} levels deep"
             raise TemplateError(problem, where)
         for resource in stack.of_type(NESTED_STACK):
-            url = resource.get("TemplateURL")
+            url = resource.get("TemplateURL") or resource.get("Location")  # the latter is SAM's
             path = _nested_file(document, resource.definition, identity(url))
             try:
                 inner = read_documents(path) if path and path not in outer else []
@@ -153,14 +160,12 @@ def _unread_parts(stack: Stack) -> Iterator[Unread]:
         yield Unread(stack.where("Modules"), "the templates of its modules are not read")
     for name, found in stack.section("Resources").items():
         kind = str(get_path(found, "Type"))
-        why = "the module is not read" if kind.endswith("::MODULE") else ""
-        why = types()["unread"].get(kind, why)
-        if name.startswith("Fn::ForEach"):
-            why = "the resources that it makes are unknown"
-        elif name.startswith("Fn::") or (isinstance(found, dict) and "Fn::Transform" in found):
-            why = "only AWS can include this part"
-        if why:
-            yield Unread(stack.where("Resources", name), f"{name}: {why}")
+        is_included = isinstance(found, dict) and "Fn::Transform" in found
+        if name.startswith("Fn::") or kind.endswith("::MODULE") or is_included:
+            yield Unread(stack.where("Resources", name), f"{name}: only AWS can expand this part")
+        elif kind in types()["unread"]:
+            reason = f"{name}: {types()['unread'][kind]}"
+            yield Unread(stack.where("Resources", name), reason)
 
 
 def make_stacks(
@@ -230,9 +235,62 @@ def named_by_others(documents: Iterable[Document]) -> set[Path]:
     """Return the templates that are nested in another one, which are no stacks by themselves."""
     nested = set()
     for document in documents:
-        for name, found in document.mapping("Resources").items():
-            key = _NESTED.get(str(document.at("Resources", name, "Type")))
-            url = json.dumps(document.at("Resources", name, "Properties", key)) if key else ""
-            if file := _nested_file(document, found, url):
+        for found in document.mapping("Resources").values():
+            kind = str(get_path(found, "Type"))
+            urls = [get_path(found, "Properties", key) for key in ("TemplateURL", "Location")]
+            is_nested = types()["sam"].get(kind, kind) == NESTED_STACK
+            file = _nested_file(document, found, json.dumps(urls)) if is_nested else None
+            if file:
                 nested.add(file.resolve())
     return nested
+
+
+# -- SAM ------------------------------------------------------------------------------------
+
+
+def _expanded(document: Document) -> Document:
+    """Return a template with CloudFormation's types and with SAM's Globals in each resource."""
+    resources = document.at("Resources")
+    if not isinstance(resources, dict):
+        return document
+    made: dict[str, Any] = {}
+    moved: dict[ValuePath, SourceLocation] = {}
+    for name, found in resources.items():
+        kind = str(get_path(found, "Type"))
+        section = kind.removeprefix("AWS::Serverless::")
+        if section == kind or kind not in types()["sam"]:
+            made[name] = found
+            continue
+        own, ignored = found.get("Properties"), found.get("IgnoreGlobals") or []
+        properties = own if isinstance(own, dict) else {}
+        shared = document.at("Globals", section)
+        if isinstance(shared, dict) and ignored != "*":
+            shared = {key: value for key, value in shared.items() if key not in ignored}
+            missing: list[ValuePath] = []
+            properties = _merged(properties, shared, (), missing)
+            for path in missing:
+                place = document.where("Globals", section, *path)
+                moved["Resources", name, "Properties", *path] = place
+        made[name] = {**found, "Type": types()["sam"][kind], "Properties": properties}
+    data = {**document.data, "Resources": made}
+    return dataclasses.replace(document, data=data, elsewhere={**document.elsewhere, **moved})
+
+
+def _merged(own: Any, shared: Any, path: ValuePath, missing: list[ValuePath]) -> Any:
+    """Return a value with what Globals add to it; `missing` receives the paths of what they add."""
+    if own is None:
+        missing.append(path)
+        return shared
+    if _is_map(own) and _is_map(shared):
+        more = {
+            key: _merged(own.get(key), value, (*path, key), missing)
+            for key, value in shared.items()
+        }
+        return {**own, **more}
+    if isinstance(own, list) and isinstance(shared, list):
+        return shared + own
+    return own
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict) and not any(key[:4] in ("Ref", "Fn::") for key in value)
