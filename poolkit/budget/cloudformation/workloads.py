@@ -13,6 +13,8 @@ Web Functions" (maxEnvironments; maxConcurrencyPerEnvironment, 64 by default).
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.evidence import TASK, Graph, never_connects, types
@@ -34,23 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.model import Evidence, Quantity, ResourceKey, SourceLocation
+    from poolkit.budget.model import Evidence, Quantity, ResourceKey, SourceLocation, Unit
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import Environment, ParameterValue
 
 _SERVICE, _FUNCTION = "AWS::ECS::Service", "AWS::Lambda::Function"
 _SAM_WEB = "AWS::Serverless::WebFunction"  # the function, its revision and its endpoint in one
 _REVISION, _ENDPOINT = "AWS::Lambda::WebFunctionRevision", "AWS::Lambda::WebFunctionEndpoint"
-_ENTRY_POINTS = ("AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ServiceDiscovery::Service")
-_OF_FUNCTION = (
-    "AWS::Lambda::EventSourceMapping",
-    "AWS::Lambda::Alias",
-    "AWS::Lambda::Version",
-)
-_NOTES = {
-    "DurableConfig": "a suspended durable execution has no execution environment",
-    "TenancyConfig": "each tenant has execution environments of its own, within this number",
-}
 _PER_VCPU = 16
 _PER_WEB_ENVIRONMENT = 64
 
@@ -68,31 +60,21 @@ def describe_templates(
     each_stack = list(stacks.by_name.values())
     databases, poolers = list(rds_databases(each_stack)), list(rds_proxies(each_stack))
     graph = Graph(each_stack, databases, poolers)
-    workloads = [
+    workloads = (
         *_ecs_services(each_stack, graph),
         *_functions(each_stack, graph),
         *_web_functions(each_stack, graph),
         *_others(graph),
-    ]
+    )
+    entry_points = _every(each_stack, *types()["entry_points"])
     return Description(
-        workloads=tuple(_if_present(each, graph) for each in workloads),
+        workloads=workloads,
         poolers=tuple(poolers),
         databases=tuple(databases),
-        entry_points=frozenset(
-            each.key for stack in each_stack for each in stack.of_type(*_ENTRY_POINTS)
-        ),
+        entry_points=frozenset(each.key for each in entry_points),
         aliases=graph.aliases,
         unread=tuple(dict.fromkeys(stacks.unread)),
     )
-
-
-def _if_present(workload: Workload, graph: Graph) -> Workload:
-    """Return a workload whose number is unknown if it is unknown whether it is deployed."""
-    present = graph.resources[workload.resource].present if workload.resource else True
-    if not isinstance(present, Unknown):
-        return workload
-    reason = f"it is unknown whether it is deployed: {present.reason}"
-    return dataclasses.replace(workload, instances=unknown(reason, workload.where))
 
 
 def _every(stacks: Sequence[Stack], *kinds: str) -> list[Resource]:
@@ -110,6 +92,25 @@ def _sum(parts: Sequence[Quantity], where: SourceLocation | None) -> Quantity:
     origin = " + ".join(each.origin for each in parts)
     unclear = [each for each in parts if each.value is None]
     return unclear[0] if unclear else known(sum(each.value or 0 for each in parts), origin, where)
+
+
+def _workload(
+    resource: Resource, name: str, platform: str, unit: Unit, instances: Quantity, **fields: Any
+) -> Workload:
+    """Return a workload; its number is unknown if it is unknown whether it is deployed."""
+    where = resource.where()
+    if isinstance(resource.present, Unknown):
+        reason = f"it is unknown whether it is deployed: {resource.present.reason}"
+        instances = unknown(reason, where)
+    return Workload(
+        name=name,
+        platform=platform,
+        unit=unit,
+        where=where,
+        instances=instances,
+        resource=resource.key,
+        **{"overlap": Overlap(), "variables": {}, **fields},
+    )
 
 
 def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
@@ -131,31 +132,35 @@ def _variable(value: Any, origin: str, graph: Graph, *, is_secret: bool = False)
     return Variable(text=None, origin=origin, leads_to=leads_to, reason=why, partly=partly)
 
 
-def _variables(resource: Resource, graph: Graph, *path: str) -> dict[str, Any]:
-    """Return the fields of a workload whose variables are a mapping."""
+def _variables(
+    resource: Resource, graph: Graph, *path: str | int
+) -> tuple[dict[str, Variable], str]:
+    """Return the variables of a mapping or a list, and why others could not be read.
+
+    The items of a list have a Name, and a Value or the ValueFrom of a secret.
+    """
     found = resource.get(*path)
-    unread = found.reason if isinstance(found, Unknown) else ""
-    found = found if isinstance(found, dict) else {}
-    unread = next((f"{name} is not evaluated" for name in found if "::" in name), unread)
-    return {
-        "variables": _about_servers(
-            {
-                name: _variable(value, resource.origin(*path, name), graph)
-                for name, value in found.items()
-            },
-            graph,
-        ),
-        "unread_variables": unread,
-    }
-
-
-def _about_servers(variables: Mapping[str, Variable], graph: Graph) -> dict[str, Variable]:
-    """Return the variables without those such as DATABASE_TABLE that lead to another store."""
-    return {
-        name: found
-        for name, found in variables.items()
-        if not (graph.is_other_store(found.leads_to) and is_about_database(name, found))
-    }
+    items = found if isinstance(found, list) else []
+    entries = (
+        [(name, "", name, value) for name, value in found.items()]
+        if isinstance(found, dict)
+        else []
+    )
+    for number, each in enumerate(items):
+        key = "ValueFrom" if get_path(each, "ValueFrom") else "Value"
+        entries.append((number, key, get_path(each, "Name"), get_path(each, key)))
+    variables: dict[str, Variable] = {}
+    for step, key, name, value in entries:
+        if isinstance(name, str):
+            origin = resource.origin(*path, step, *([key] if key else []))
+            made = _variable(value, origin, graph, is_secret=key == "ValueFrom")
+            # A variable such as DATABASE_TABLE may lead to another store.
+            if not (graph.is_other_store(made.leads_to) and is_about_database(name, made)):
+                variables[name] = made
+    # A variable that may or may not be set could hold any of the numbers.
+    unread = [each.reason for each in (found, *items) if isinstance(each, Unknown)]
+    unread += [f"{name} is not evaluated" for name in variables if "::" in name]
+    return variables, next(iter(unread), "")
 
 
 def _known_part(value: Any, gap: str = "") -> str:
@@ -170,7 +175,7 @@ def _known_part(value: Any, gap: str = "") -> str:
 def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     """Return every container of every ECS service."""
     families = {identity(f): each for each in _every(stacks, TASK) if (f := each.get("Family"))}
-    scaling = _scalable_targets(stacks)
+    scaling = _scaling(stacks)
     for service in _every(stacks, _SERVICE):
         name, parts = _name(service, "ServiceName"), graph.parts(service)
         named = identity(service.get("TaskDefinition"))
@@ -179,26 +184,17 @@ def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         if not isinstance(containers, list):
             why = why_unknown(containers) or "its task definition is not in the templates"
             containers = [Unknown(why)]
-        found = []
+        tasks, overlap, found = _tasks(service, scaling), _ecs_overlap(service), list[Workload]()
         for number, container in enumerate(containers):
             inner = get_path(container, "Name")
             own = f"{name}/{inner if isinstance(inner, str) else number}"
-            workload = Workload(
-                name=own if len(containers) > 1 else name,
-                platform="ECS service",
-                unit="task",
-                where=service.where(),
-                instances=_tasks(service, scaling),
-                overlap=_ecs_overlap(service),
-                variables={},
-                unread_variables=why_unknown(container),
-                resource=service.key,
-            )
+            own = own if len(containers) > 1 else name
+            fields: dict[str, Any] = {"unread_variables": why_unknown(container)}
             if isinstance(container, dict):
                 fields = _container(task, number, container, graph)
-                fields["evidence"] = graph.direct(graph.named_in(container), task)
-                workload = dataclasses.replace(workload, **fields)
-            found.append(workload)
+            found.append(
+                _workload(service, own, "ECS service", "task", tasks, overlap=overlap, **fields)
+            )
         # The role and the security group of a task are explained by the container that connects.
         is_explained = any(each.evidence or uses_database(each) for each in found)
         signs = graph.direct(graph.mentions(service), service) + graph.indirect(parts)
@@ -212,81 +208,66 @@ def _container(
 ) -> dict[str, Any]:
     """Return the fields of a workload that a container definition has."""
     path = ("ContainerDefinitions", number)
-    variables: dict[str, Variable] = {}
-    for section, key in (("Environment", "Value"), ("Secrets", "ValueFrom")):
-        listed = container.get(section)
-        for index, each in enumerate(listed if isinstance(listed, list) else []):
-            if isinstance(name := get_path(each, "Name"), str):
-                origin = task.origin(*path, section, index, key)
-                is_secret = section == "Secrets"
-                variables[name] = _variable(get_path(each, key), origin, graph, is_secret=is_secret)
-    lists = [container.get(key) for key in ("EntryPoint", "Command")]
-    words = [each for listed in lists if isinstance(listed, list) for each in listed]
-    environment = container.get("Environment")
-    # A variable that may or may not be set could hold any of the numbers.
-    unclear = [environment, *(environment if isinstance(environment, list) else [])]
-    unread = next((each.reason for each in unclear if isinstance(each, Unknown)), "")
+    variables, unread = _variables(task, graph, *path, "Environment")
+    secrets, _ = _variables(task, graph, *path, "Secrets")
     if container.get("EnvironmentFiles"):
         unread = f"its environment files ({task.where(*path, 'EnvironmentFiles')})"
+    lists = [container.get(key) for key in ("EntryPoint", "Command")]
+    words = [each for listed in lists if isinstance(listed, list) for each in listed]
     return {
-        "variables": _about_servers(variables, graph),
+        "variables": variables | secrets,
+        "unread_variables": unread,
         "image": _known_part(container.get("Image")),
         "command": tuple(_known_part(as_text(each), "?") for each in words) or None,
         "command_origin": str(task.where(*path, "Command")),
-        "unread_variables": unread,
+        "evidence": graph.direct(graph.named_in(container), task),
     }
 
 
-def _scalable_targets(stacks: Sequence[Stack]) -> dict[str | ResourceKey, list[Resource]]:
-    """Return the ECS targets by each service that their ResourceId names; "": it names none.
+def _scaling(stacks: Sequence[Stack]) -> dict[str | ResourceKey, list[Quantity]]:
+    """Return the maxima of autoscaling by each service that it scales; "": it is unknown which.
 
     A service is named by a reference to it, or by the last part of service/<cluster>/<service>.
     """
-    found: dict[str | ResourceKey, list[Resource]] = {}
+    found: dict[str | ResourceKey, list[Quantity]] = defaultdict(list)
     services = {each.key for each in _every(stacks, _SERVICE)}
     for target in _every(stacks, "AWS::ApplicationAutoScaling::ScalableTarget"):
         if target.get("ServiceNamespace") not in ("ecs", None):
             continue
+        numbers = [target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")]
+        # A scheduled action may raise the maximum.
+        actions = target.get("ScheduledActions")
+        for number in range(len(actions) if isinstance(actions, list) else 0):
+            path = ("ScheduledActions", number, "ScalableTargetAction", "MaxCapacity")
+            numbers += [target.quantity(*path)] if target.get(*path) is not None else []
+        if isinstance(target.present, Unknown):
+            numbers = [unknown(f"its autoscaling: {target.present.reason}", target.where())]
         resource_id = target.get("ResourceId")
         keys = services & {each.resource for each in references(resource_id)}
         name = identity(resource_id).rpartition("/")[2]
-        # A name with an unknown part may be a service's, whose own name is not as unknown.
-        is_open = "<" in name and not keys
-        labels: set[str | ResourceKey] = {*keys, name, "" if is_open else name}
+        labels: set[str | ResourceKey] = {*keys, name}
+        if "<" in name and not keys:
+            # A service's own name need not be unknown in the same way.
+            labels.add("")
         for label in labels:
-            found.setdefault(label, []).append(target)
+            found[label] += numbers
     return found
 
 
-def _tasks(service: Resource, scaling: Mapping[str | ResourceKey, list[Resource]]) -> Quantity:
+def _tasks(service: Resource, scaling: Mapping[str | ResourceKey, list[Quantity]]) -> Quantity:
     """Return the most tasks outside a deployment: the autoscaling maximum or the desired count."""
+    where = service.where()
     if service.get("SchedulingStrategy") == "DAEMON":
-        return unknown("a DAEMON service has a task on every container instance", service.where())
+        return unknown("a DAEMON service has a task on every container instance", where)
     desired = service.quantity("DesiredCount", default=1, why="1 task, the default of DesiredCount")
     name = service.get("ServiceName")
-    targets = scaling.get(service.key, []) + (scaling.get(identity(name), []) if name else [])
-    if not targets and "" in scaling:
-        where = scaling[""][0].where("ResourceId")
-        reason = f"the service that a scalable target scales is unknown ({where})"
-        return unknown(reason, service.where())
-    if targets and desired.value is None:
-        desired = known(0, "")  # the autoscaling decides
-    for target in targets:
-        if isinstance(target.present, Unknown):
-            return unknown(f"its autoscaling: {target.present.reason}", target.where())
-        actions = target.get("ScheduledActions")
-        # A scheduled action may raise the maximum.
-        paths = [
-            ("ScheduledActions", number, "ScalableTargetAction", "MaxCapacity")
-            for number in range(len(actions) if isinstance(actions, list) else 0)
-        ]
-        numbers = [target.quantity("MaxCapacity", why="the scalable target has no MaxCapacity")]
-        numbers += [target.quantity(*path) for path in paths if target.get(*path) is not None]
-        for most in numbers:
-            if most.value is None:
-                return most
-            desired = max(most, desired, key=lambda each: each.value or 0)
-    return desired
+    most = scaling.get(service.key, []) + (scaling.get(identity(name), []) if name else [])
+    if not most and "" in scaling:
+        return unknown("it is unknown which service a scalable target scales", where)
+    # Where it scales, the autoscaling decides about a desired count that is unknown.
+    numbers = [*most, desired] if desired.value is not None or not most else most
+    unclear = [each for each in numbers if each.value is None]
+    return unclear[0] if unclear else max(numbers, key=lambda each: each.value or 0)
 
 
 def _ecs_overlap(service: Resource) -> Overlap:
@@ -313,76 +294,57 @@ def _ecs_overlap(service: Resource) -> Overlap:
 
 
 def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
-    related: dict[tuple[ResourceKey, str], list[Resource]] = {}
-    for each in _every(stacks, *_OF_FUNCTION):
+    versions: dict[ResourceKey, list[Resource]] = defaultdict(list)
+    for each in _every(stacks, "AWS::Lambda::Version"):
         for reference in references(each.get("FunctionName")):
-            related.setdefault((reference.resource, each.type), []).append(each)
+            versions[reference.resource].append(each)
+    why = "without ReservedConcurrentExecutions, only the account's quota limits it"
+    kept = "frozen execution environments of the old version keep their connections"
     for function in _every(stacks, _FUNCTION):
-        sources, aliases, versions = (related.get((function.key, k), []) for k in _OF_FUNCTION)
-        concurrency, processes = _reserved(function, sources), None
+        number, processes = function.quantity("ReservedConcurrentExecutions", why=why), None
         if function.get("CapacityProviderConfig") is not None:
-            concurrency, processes = _managed(function, versions)
-        notes = [note for name, note in _NOTES.items() if function.get(name) is not None]
-        field = "reason" if concurrency.value is None else "origin"
-        text: dict[str, Any] = {field: "; ".join([getattr(concurrency, field), *notes])}
-        kept = "frozen execution environments of the old version keep their connections"
-        origin = f"{function.where()}: {kept}"
-        for alias in aliases:
-            if "UpdatePolicy" in alias.definition or alias.get("RoutingConfig"):
-                origin += f", gradual deployment by alias {alias.logical_id}"
-        yield Workload(
-            name=_name(function, "FunctionName"),
-            platform="Lambda function",
-            unit="execution environment",
-            where=function.where(),
-            instances=dataclasses.replace(concurrency, **text),
-            overlap=Overlap(kind="percent", amount=100, origin=origin),
-            **_variables(function, graph, "Environment", "Variables"),
+            number, processes = _managed(function, versions[function.key])
+        notes = [note for name, note in types()["notes"].items() if function.get(name) is not None]
+        number = dataclasses.replace(number, origin="; ".join([number.origin, *notes]))
+        variables, unread = _variables(function, graph, "Environment", "Variables")
+        yield _workload(
+            function,
+            _name(function, "FunctionName"),
+            "Lambda function",
+            "execution environment",
+            number,
+            overlap=Overlap(kind="percent", amount=100, origin=f"{function.where()}: {kept}"),
+            variables=variables,
+            unread_variables=unread,
             processes=processes,
-            resource=function.key,
             evidence=_signs(function, graph),
         )
-
-
-def _reserved(function: Resource, sources: Sequence[Resource]) -> Quantity:
-    why = "without ReservedConcurrentExecutions, only the account's quota limits it"
-    for source in sources:
-        if isinstance(most := source.get("ScalingConfig", "MaximumConcurrency"), int | str):
-            # It limits this source, and no other caller.
-            why += f" (MaximumConcurrency {most} limits one event source only)"
-    return function.quantity("ReservedConcurrentExecutions", why=why)
 
 
 def _managed(function: Resource, versions: Sequence[Resource]) -> tuple[Quantity, Quantity]:
     """Return the execution environments of a managed instance function, and processes in each."""
     where = function.where("CapacityProviderConfig")
-    why = (
-        "the capacity provider of a managed instance function decides how many execution "
-        "environments it has; FunctionScalingConfig.MaxExecutionEnvironments limits them"
-    )
+    why = "without MaxExecutionEnvironments, only the capacity provider limits it"
     limit = ("FunctionScalingConfig", "MaxExecutionEnvironments")
-    most = function.quantity(*limit, why=why)
     published = [each.quantity(*limit) for each in versions if each.get(*limit) is not None]
-    if published and most.reason == why:
-        most = _sum(published, where)
-    path: tuple[str, ...] = (
-        "CapacityProviderConfig",
-        "LambdaManagedInstancesCapacityProviderConfig",
-    )
+    is_set = function.get(*limit) is not None or not published
+    most = function.quantity(*limit, why=why) if is_set else _sum(published, where)
+    path = ["CapacityProviderConfig", "LambdaManagedInstancesCapacityProviderConfig"]
     path = path if function.get(*path) is not None else path[:1]  # SAM has no second level
-    each = function.quantity(*path, "PerExecutionEnvironmentMaxConcurrency", why="default")
-    runtime = str(function.get("Runtime") or "")
+    runtime = str(function.get("Runtime") or "?")
     if runtime.startswith(("java", "dotnet")):
         return most, known(1, f"{runtime} runs one process in an execution environment", where)
     if not runtime.startswith("python"):
-        return most, unknown(f"the processes of runtime {runtime or '?'} are not documented", where)
-    memory = function.get("MemorySize"), function.get(*path, "ExecutionEnvironmentMemoryGiBPerVCpu")
-    if each.reason == "default" and not any(map(why_unknown, memory)) and None not in memory:
-        vcpus = max(1, -(-int(memory[0]) // int(1024 * float(memory[1]))))
-        each = known(_PER_VCPU * vcpus, f"{where}: {_PER_VCPU} for each of {vcpus} vCPU", where)
-    elif each.value is None:
-        each = unknown(f"PerExecutionEnvironmentMaxConcurrency: {each.reason}, 16 per vCPU", where)
-    return most, each
+        return most, unknown(f"the processes of runtime {runtime} are not documented", where)
+    setting = (*path, "PerExecutionEnvironmentMaxConcurrency")
+    if function.get(*setting) is not None:
+        return most, function.quantity(*setting)
+    gib = function.get(*path, "ExecutionEnvironmentMemoryGiBPerVCpu")
+    try:
+        vcpus = max(1, math.ceil(int(function.get("MemorySize")) / 1024 / float(gib)))
+    except (ArithmeticError, TypeError, ValueError):
+        return most, unknown(f"{setting[-1]} is not set; it is {_PER_VCPU} per vCPU", where)
+    return most, known(_PER_VCPU * vcpus, f"{where}: {_PER_VCPU} for each of {vcpus} vCPU", where)
 
 
 def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
@@ -403,10 +365,9 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     revisions = [(owner(each), each) for each in _every(stacks, _REVISION, _SAM_WEB)]
     for name, revision in revisions:
         service = () if revision.type == _SAM_WEB else ("ServiceConfig",)
-        where, why = revision.where(), "only the account's vCPU quota limits an endpoint"
-        path = ("ScalingConfig", "MaxEnvironments")
+        where, why = revision.where(), "without MaxEnvironments, only the account's quota limits it"
         most = [
-            endpoint.quantity(*path, why=f"without MaxEnvironments, {why}")
+            endpoint.quantity("ScalingConfig", "MaxEnvironments", why=why)
             for own, endpoint in endpoints
             if own == name
             # Each region has as many.
@@ -414,29 +375,27 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         ]
         if any(own == name and each.get("ReplicaRegions") for own, each in endpoints):
             most.append(unknown("SAM's ReplicaRegions may name any number of regions", where))
-        per = revision.quantity(
-            *service,
-            "MaxConcurrencyPerEnvironment",
-            default=_PER_WEB_ENVIRONMENT,
-            why=f"{_PER_WEB_ENVIRONMENT}, the default of MaxConcurrencyPerEnvironment",
-        )
         if not most:
             most.append(unknown("no endpoint of the web function is in the templates", where))
-        instances = _sum(most, where)
-        bound = f"{instances.origin}; each has at most {per} requests at once"
+        setting = (*service, "MaxConcurrencyPerEnvironment")
+        why = f"{_PER_WEB_ENVIRONMENT}, the default of {setting[-1]}"
+        per = revision.quantity(*setting, default=_PER_WEB_ENVIRONMENT, why=why)
+        number = _sum(most, where)
+        bound = f"{number.origin}; each has at most {per} requests at once"
         # An old revision that is in the template is counted by itself.
         is_alone = sum(own == name for own, _ in revisions) == 1
         origin = f"{where}: the environments of the old revision end after the new ones begin"
-        yield Workload(
-            name=name,
-            platform="Lambda web function",
-            unit="execution environment",
-            where=where,
-            instances=dataclasses.replace(instances, origin=bound),
+        variables, unread = _variables(revision, graph, *service, "EnvironmentVariables")
+        yield _workload(
+            revision,
+            name,
+            "Lambda web function",
+            "execution environment",
+            dataclasses.replace(number, origin=bound),
             overlap=Overlap(kind="percent", amount=100 * is_alone, origin=origin),
-            **_variables(revision, graph, *service, "EnvironmentVariables"),
+            variables=variables,
+            unread_variables=unread,
             requests=per,
-            resource=revision.key,
             evidence=_signs(revision, graph),
         )
 
@@ -484,16 +443,12 @@ def _uncounted(resource: Resource, graph: Graph, name: str) -> Workload:
         for each in graph.parts(resource)
         for key, value in _named_values(each.properties)
     }
-    return Workload(
-        name=name,
-        platform=types()["compute"].get(resource.type, resource.type),
-        unit="instance",
-        where=resource.where(),
-        instances=unknown("the template does not say how many run at once", resource.where()),
-        overlap=Overlap(),
-        variables=variables,
-        resource=resource.key,
-        evidence=_signs(resource, graph),
+    why = "the template does not say how many run at once"
+    number = unknown(why, resource.where())
+    platform = types()["compute"].get(resource.type, resource.type)
+    signs = _signs(resource, graph)
+    return _workload(
+        resource, name, platform, "instance", number, variables=variables, evidence=signs
     )
 
 
