@@ -17,8 +17,8 @@ from poolkit.budget.kubernetes.evidence import Signs
 from poolkit.budget.kubernetes.objects import Objects, fields, items, kinds, mappings
 from poolkit.budget.kubernetes.renderers import rendered
 from poolkit.budget.model import Description, Overlap, Unread, Variable, Workload, known, unknown
-from poolkit.budget.own_servers import own_server
 from poolkit.budget.read.values import get_path, whole_number
+from poolkit.budget.software import own_server
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
