@@ -22,7 +22,6 @@ pool = 10
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.model import Answers
@@ -58,7 +57,7 @@ def read_answers(project: Project) -> Answers:
             continue
         kind = _KINDS.get(key)
         if kind is None:
-            known = ", ".join(field.name for field in dataclasses.fields(Answers)[1:])
+            known = ", ".join(("ignore", *_KINDS))
             raise ConfigurationError(f"{section} has an unknown key {key}; known: {known}")
         entries = value if isinstance(value, dict) else {key: None}
         for name, entry in entries.items():
@@ -99,7 +98,11 @@ def write_answers(project: Project, options: Options, budgets: Budgets) -> list[
     given = {("services", name.strip()): numbers.strip() for name, _, numbers in pairs}
     if options.max_connections is not None and budgets.only.database.where is not None:
         given["databases", budgets.only.database.name] = options.max_connections
-    unknown = _unknown(budgets)
+    unknown = {
+        (gap.answer.table, gap.of): printable(f"{gap.answer.form}; {gap.sentence}", one_line=True)
+        for gap in budgets.gaps
+        if gap.answer.table
+    }
     try:
         document: Any = tomlkit.parse(file.read_bytes().decode() if file.is_file() else "")
         table = document
@@ -135,14 +138,3 @@ def _entries(table: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the names of all entries about services and databases, with their tables."""
     kinds = ("ignore", "services", "databases")
     return [(kind, str(name)) for kind in kinds for name in table.get(kind, ())]
-
-
-def _unknown(budgets: Budgets) -> dict[tuple[str, str], str]:
-    """Return the open entries, by table and name, with a comment for each."""
-    found: dict[tuple[str, str], str] = {}
-    for budget in budgets.each:
-        for gap in budget.gaps:
-            if (what := gap.answer).table:
-                comment = f"{what.form}; {gap.number.replace('_', ' ')}: {gap.reason}"
-                found.setdefault((what.table, gap.of), printable(comment, one_line=True))
-    return found

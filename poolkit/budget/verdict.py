@@ -59,6 +59,13 @@ class Gap(NamedTuple):
     """Its own line, or that of the service, pooler or database that it belongs to."""
     answer: Answer = Answer()
 
+    @property
+    def sentence(self) -> str:
+        """The number and why it is unknown; some reasons name the number themselves."""
+        number = self.number.replace("_", " ")
+        is_named = self.reason.startswith((number, self.number))
+        return self.reason if is_named else f"{number}: {self.reason}"
+
 
 class Overload(NamedTuple):
     """A pooler that would get more clients than it accepts."""
@@ -175,7 +182,8 @@ class Budget:
         how = Answer("--reserve", "N")
         if not limit.is_known:
             how = Answer("--max-connections", "N", "databases" if database.where else "")
-        parts = [(database.name, database.where, of_limits, how)]
+        # The only gap without a name is the limit of a database that no file has.
+        parts = [(database.name if database.where else "", database.where, of_limits, how)]
         limited = {pooler.name for pooler in self.poolers if pooler.clients is not None}
         every: list[Pooler | Service] = [*self.poolers, *self.services]
         for part in every:
@@ -242,6 +250,12 @@ class Budgets:
         """
         (budget,) = self.each
         return budget
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Every unknown number of all databases, and the parts of files that were not read."""
+        found = dict.fromkeys(gap for budget in self.each for gap in budget.gaps)
+        return (*found, *(Gap("", "", part.reason, part.where) for part in self.unread))
 
     @property
     def verdict(self) -> Verdict:

@@ -173,12 +173,10 @@ def findings(budgets: Budgets) -> Iterator[Finding]:
     for check in budgets.checks:
         if not check.is_within:
             yield Finding("above-ceiling", check.text)
-    for gap in dict.fromkeys(gap for budget in budgets.each for gap in budget.gaps):
-        text = f"{gap.of}: {gap.number.replace('_', ' ')} is unknown: {gap.reason}"
+    for gap in budgets.gaps:
+        text = f"{gap.of}: {gap.sentence}" if gap.of else gap.sentence
         text += f". Answer: {gap.answer.flag(gap.of)}" if gap.answer.option else ""
         yield Finding("unknown-number", text, gap.where)
-    for part in budgets.unread:
-        yield Finding("unknown-number", part.reason, part.where)
 
 
 def as_annotations(budgets: Budgets) -> str:

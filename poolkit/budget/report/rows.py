@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from poolkit.budget.limits import useful_note
 from poolkit.budget.suggestions import applied, suggestions
-from poolkit.budget.verdict import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolkit.budget.model import Pooler, Service
-    from poolkit.budget.verdict import Budget, Budgets, Overload, Verdict
+    from poolkit.budget.verdict import Answer, Budget, Budgets, Overload, Verdict
 
 LONG = 20
 """The number of services from which the verdict stands above the output too."""
@@ -102,10 +101,8 @@ def table(budget: Budget) -> tuple[Row, ...]:
     found.append(("migrations", "one at a time", "", one, one))
     found.append(("operators", "psql, monitoring", "", more, more))
     at_least = "" if budget.needed is not None else "≥ "
-    return (
-        *found,
-        ("in all", "", "", "", f"{at_least}{budget.known:,} of {figure(budget.available)}"),
-    )
+    of = f"{at_least}{budget.known:,} of {figure(budget.available)}"
+    return (*found, ("in all", "", "", "", of))
 
 
 def _row(service: Service) -> Row:
@@ -121,16 +118,8 @@ def figure(value: int | None) -> str:
 def unknown(budgets: Budgets) -> tuple[Group, ...]:
     """Return what is unknown: one group for each sentence, the largest first."""
     found: dict[str, dict[tuple[str, str], Answer]] = defaultdict(dict)
-    for budget in budgets.each:
-        for gap in budget.gaps:
-            number = gap.number.replace("_", " ")
-            is_named = gap.reason.startswith((number, gap.number))
-            sentence = gap.reason if is_named else f"{number}: {gap.reason}"
-            is_given = gap.of == budget.database.name and budget.database.where is None
-            entry = ("" if is_given else gap.of, str(gap.where or ""))
-            found[sentence][entry] = gap.answer
-    for part in budgets.unread:
-        found[part.reason]["", str(part.where)] = Answer()
+    for gap in budgets.gaps:
+        found[gap.sentence][gap.of, str(gap.where or "")] = gap.answer
     groups = []
     for sentence, entries in found.items():
         names = {name for name, _ in entries if name}
