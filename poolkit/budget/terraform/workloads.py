@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -33,8 +33,7 @@ from poolkit.budget.model import (
 )
 from poolkit.budget.read.documents import Document
 from poolkit.budget.read.parameters import Environment
-from poolkit.budget.read.values import Reference, Unknown, get_path, references, why_unknown
-from poolkit.budget.software import is_no_client
+from poolkit.budget.read.values import Reference, Unknown, get_path, references, walk, why_unknown
 from poolkit.budget.tables import table
 from poolkit.budget.terraform.graph import Graph, resources
 
@@ -95,42 +94,51 @@ def planned_folders(document: Document) -> Iterator[Path]:
 
 def without_copies(documents: Sequence[Document]) -> list[Document]:
     """Return the documents without the states that a plan among them is made for."""
+    identified = {
+        each.file: {
+            (str(found.get("address")), name)
+            for _, found in resources(each)
+            if found.get("mode") != "data"
+            and (name := str(get_path(found, "values", "id"))) not in ("None", "none")
+        }
+        for each in documents
+    }
     plans = {each.file for each in documents if each.at("planned_values")}
-    planned = set[Any]().union(*(_identified(each) for each in documents if each.file in plans))
-    return [each for each in documents if each.file in plans or not planned & _identified(each)]
-
-
-def _identified(document: Document) -> set[tuple[str, str]]:
-    """Return the address and id of each resource that exists."""
-    every = [each for _, each in resources(document) if each.get("mode") != "data"]
-    found = [(str(each.get("address")), str(get_path(each, "values", "id"))) for each in every]
-    return {(address, name) for address, name in found if name not in ("None", "none")}
+    planned = set[tuple[str, str]]().union(*(identified[each] for each in plans))
+    return [each for each in documents if each.file in plans or not planned & identified[each.file]]
 
 
 def describe_terraform(document: Document) -> Description:
     """Return the workloads, databases and poolers of a plan or state."""
     plan = _Plan(Graph(document))
-    nodes, path = plan.nodes, Path(plan.stack)
+    path = Path(plan.stack)
     places: dict[Any, SourceLocation] = {
-        ("Resources", name): each.where for name, each in nodes.items()
+        ("Resources", name): each.where for name, each in plan.nodes.items()
     }
     template = Document(path, str(path), {"Resources": plan.template()}, None, places)
     found = describe_templates([template], Environment(), {})
     pods = describe_manifests([*plan.manifests()], "")
-    aliases = {
-        plan.key(name): frozenset(map(plan.key, plan.reached(name)[0]))
-        for name, each in nodes.items()
-        if each.is_data or _is(each.type, "carriers")
-    }
-    workloads = [*found.workloads, *map(plan.placed, pods.workloads), *plan.others()]
-    databases = [*found.databases, *plan.databases()]
+    nodes = {plan.key(name): each for name, each in plan.nodes.items()}
+    workloads, signs = list[Workload](), dict[Any, tuple[Evidence, ...]]()
+    for each in found.workloads:
+        node = nodes.get(each.resource) if each.resource else None
+        if node and plan.runs_pods(node):
+            signs[each.resource] = each.evidence
+        elif node and _is_stand_in(node):
+            reason = f"the number of connections of {node.type} is unknown"
+            number = unknown(reason, node.where)
+            workloads.append(dataclasses.replace(each, platform=node.type, instances=number))
+        else:
+            workloads.append(each)
+    for each in map(plan.placed, pods.workloads):
+        evidence = (*each.evidence, *signs.get(each.resource, ()))
+        workloads.append(dataclasses.replace(each, evidence=evidence))
     return dataclasses.replace(
         found,
-        workloads=tuple(plan.with_signs(workloads)),
-        databases=tuple(map(plan.named_by_platform, databases)),
+        workloads=tuple(plan.with_signs(workloads, found.aliases)),
+        databases=tuple(plan.named_by_platform(plan.limited(each)) for each in found.databases),
         poolers=tuple(map(plan.named_by_platform, found.poolers)),
-        aliases={**found.aliases, **aliases},
-        unread=(*found.unread, *map(plan.placed, pods.unread), *plan.unread()),
+        unread=(*found.unread, *map(plan.placed, pods.unread), *plan.unread(workloads)),
     )
 
 
@@ -143,23 +151,33 @@ def _rule(section: str, node_type: str) -> Any:
     return table("terraform")[section].get(re.sub(r"_v\d+((alpha|beta)\d+)?$", "", node_type))
 
 
+def _is_carrier(node: Node) -> bool:
+    return node.is_data or _is(node.type, "carriers")
+
+
+def _is_stand_in(node: Node) -> bool:
+    """Return whether the template has a resource for its signs only: CloudFormation has no such type."""
+    return node.is_data or not _rule("cloudformation", node.type)
+
+
 class _Plan:
     """One plan or state, with the ways to its databases that no expression shows."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self.nodes, self.stack = graph, graph.nodes, graph.stack
-        self._servers = {
-            name: each for name, each in self.nodes.items() if _is(each.type, "servers")
-        }
         # The texts that identify a server or what leads to it, such as its host name.
         self._identities = {
             text: name
             for name, each in self.nodes.items()
-            if name in self._servers or _is(each.type, "carriers")
+            if _is(each.type, "servers") or _is_carrier(each)
             for text in _identities(each)
         }
+        self._properties = {
+            name: self._translated(each)
+            for name, each in self.nodes.items()
+            if not _is_stand_in(each)
+        }
         self._add_edges()
-        self._network = self._let_in()
 
     def key(self, address: str) -> ResourceKey:
         """Return the key of a resource in the model."""
@@ -171,83 +189,113 @@ class _Plan:
 
     def _add_edges(self) -> None:
         """Add what a resource leads to by its values, its parts, and the password that it has."""
-        nodes = self.nodes
+        nodes, rules = self.nodes, table("terraform")
         for name, node in nodes.items():
             node.refers_to |= self._named("\n".join(_texts(node.values))) - {name}
         for node in nodes.values():
-            # A secret leads to what its version refers to, and a role to what its policy does.
-            holder = table("terraform")["holders"].get(node.type)
-            for each in (each for each in node.refers_to if nodes[each].type == holder):
-                nodes[each].refers_to |= node.refers_to - {each}
-        for name, server in self._servers.items():
+            for name in [*node.refers_to]:
+                # A secret leads to what its version refers to.
+                if nodes[name].type == rules["holders"].get(node.type):
+                    nodes[name].refers_to |= node.refers_to - {name}
+                # Containers that the plan does not show may have all that their task refers to.
+                if not isinstance(nodes[name].values.get("container_definitions", ""), str):
+                    node.refers_to |= nodes[name].refers_to
+        for name, node in nodes.items():
             # What has the server's own password has it for connections to the server.
-            todo = [*server.refers_to]
+            todo = [*node.refers_to] if _is(node.type, "servers") else []
             while todo:
-                node = nodes[todo.pop()]
-                if _is(node.type, "credentials") and name not in node.refers_to:
-                    todo += node.refers_to
-                    node.refers_to.add(name)
-
-    def _let_in(self) -> dict[str, set[str]]:
-        """Return the servers that each security group may reach."""
-        every = {name for name, each in self.nodes.items() if _is(each.type, "security_groups")}
-        peers, found = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-        for name in every:
-            # A group, or a rule, lets in the groups that it refers to. A range lets in all.
-            node = self.nodes[name]
-            ranges = _texts(
-                [node.values.get(each) for each in ("ingress", "cidr_blocks", "cidr_ipv4")]
-            )
-            is_out = node.values.get("type") == "egress" or "egress" in node.type
-            is_wide = not is_out and any(re.search(r"/(?!32$)\d+$", each) for each in ranges)
-            own = {name, *node.refers_to} & every
-            for each in own:
-                peers[each] |= every if is_wide else own
-        for name, server in self._servers.items():
-            for each in {peer for group in server.refers_to & every for peer in peers[group]}:
-                found[each].add(name)
-        return found
-
-    def reached(self, address: str) -> tuple[set[str], set[str]]:
-        """Return the servers that a resource leads to, and the secrets and the like on the way."""
-        found, passed, todo = set[str](), {address}, [address]
-        while todo:
-            node = self.nodes.get(todo.pop())
-            for each in node.refers_to - passed if node else ():
-                if each in self._servers:
-                    found.add(each)
-                elif self.nodes[each].is_data or _is(self.nodes[each].type, "carriers"):
-                    passed.add(each)
-                    todo.append(each)
-        return found - {address}, passed
+                part = nodes[todo.pop()]
+                if _is(part.type, "credentials") and name not in part.refers_to:
+                    todo += part.refers_to
+                    part.refers_to.add(name)
+        # A service has a task definition, and that may have a secret that is not shown.
+        for node in [*nodes.values()] * 3:
+            hidden = {nodes[each].hidden for each in node.refers_to if _is_carrier(nodes[each])}
+            node.hidden = node.hidden or max(hidden, default="")
 
     # -- workloads --------------------------------------------------------------------------
 
+    def _translated(self, node: Node) -> dict[str, Any]:
+        """Return the properties that a resource has by the table."""
+        properties = dict[str, Any]()
+        for path, target in _rule("cloudformation", node.type).get("properties", {}).items():
+            types = table("terraform")["links"].get(path)
+            value = self._graph.linked(node, path, types) if types else node.get(path)
+            # These are the provider's forms of what is not set.
+            if value not in (None, -1, "", []):
+                _put(properties, target, value)
+        return properties
+
+    def _stand_in(self, node: Node) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a type of CloudFormation that leads to databases as a resource of another type."""
+        if _is(node.type, "servers"):
+            is_replica = node.get("master_instance_name") or node.get("create_mode") == "Replica"
+            return {"type": f"AWS::RDS::DB{'Snapshot' if is_replica else 'Instance'}"}, {}
+        if _is_carrier(node):
+            return {"type": "AWS::SSM::Parameter"}, {}
+        if _is(node.type, "never"):
+            return {"type": "AWS::CDK::Metadata"}, {}
+        texts = defaultdict[str, list[str]](list)
+        for attribute in node.values.keys() & {*table("terraform")["variables"]}:
+            for key, value in walk(node.values[attribute], attribute):
+                if isinstance(value, dict) and isinstance(value.get("name"), str):
+                    texts[value["name"]].append(str(_leaf("value", value.get("value", ""))))
+                elif not isinstance(value, dict | list) and value not in (None, ""):
+                    texts[key].append(str(_leaf("value", value)))
+        # Without a reference, its variables show whether it connects, or what the plan hides.
+        is_open = bool(texts and not _is(node.type, "makers")) or node.hidden
+        variables = {name: "\n".join(texts[name]) for name in sorted(texts)}
+        kind = "AWS::AppRunner::Service" if is_open else node.type
+        return {"type": kind}, {"Variables": variables}
+
     def template(self) -> dict[str, Any]:
-        """Return the resources as a CloudFormation template has them."""
+        """Return the resources as a CloudFormation template has them.
+
+        Those of other types are in it for what they refer to.
+        """
         found: dict[str, Any] = {}
-        for address, node in self.nodes.items():
-            rule = _rule("cloudformation", node.type)
-            if rule is None or node.is_data:
-                continue
-            properties: dict[str, Any] = {}
-            for path, target in rule.get("properties", {}).items():
-                types = table("terraform")["links"].get(path)
-                value = self._graph.linked(node, path, types) if types else node.get(path)
-                # These are the provider's forms of what is not set.
-                if value not in (None, -1, "", []):
-                    _put(properties, target, value)
+        for name, node in self.nodes.items():
+            if name in self._properties:
+                rule, properties = _rule("cloudformation", node.type), self._properties[name]
+            else:
+                rule, properties = self._stand_in(node)
             if rule.get("needs", "") not in {"", *properties}:
                 continue
             owner = properties.get(rule.get("part_of"))
-            name = address
             if isinstance(owner, Reference):
-                name = owner.logical_id + rule.get("suffix", " targets")
-            whole = found.setdefault(name, {"Type": rule["type"], "Properties": {}})["Properties"]
+                name = owner.logical_id + rule.get("suffix", " targets")  # noqa: PLW2901
+            new = {"Type": rule["type"], "Properties": {}, "DependsOn": []}
+            whole = found.setdefault(name, new)
+            whole["DependsOn"] += sorted(node.refers_to)
             # One policy is attached to several roles.
-            roles = [*whole.get("Roles", ()), *properties.get("Roles", ())]
-            whole.update(properties | ({"Roles": roles} if roles else {}))
+            roles = [*whole["Properties"].get("Roles", ()), *properties.get("Roles", ())]
+            whole["Properties"].update(properties | ({"Roles": roles} if roles else {}))
+            if _is(node.type, "security_groups"):
+                found |= self._ingress(node)
         return found
+
+    def _ingress(self, node: Node) -> dict[str, Any]:
+        """Return a rule of CloudFormation for each source of a security group, or of its rule.
+
+        A group, or a rule, lets in the groups that it refers to, on any port.
+        """
+        groups = [
+            Reference(self.stack, each, "id")
+            for each in sorted({node.address, *node.refers_to})
+            if _is(self.nodes[each].type, "security_groups")
+        ]
+        names = ("ingress", "cidr_blocks", "cidr_ipv4", "cidr_ipv6", "ipv6_cidr_blocks")
+        is_out = node.values.get("type") == "egress" or "egress" in node.type
+        texts = [] if is_out else _texts([node.values.get(each) for each in names])
+        ranges = {each for each in texts if re.search(r"/(?!32$)\d+$", each)}
+        sources: list[dict[str, Any]] = [{"CidrIp": each} for each in sorted(ranges)]
+        return {
+            f"{node.address} {number}": {
+                "Type": "AWS::EC2::SecurityGroupIngress",
+                "Properties": {"GroupId": groups, **source},
+            }
+            for number, source in enumerate([{"SourceSecurityGroupId": groups}, *sources])
+        }
 
     def manifests(self) -> Iterator[Document]:
         """Return the resources that run containers as manifests, with their addresses as files."""
@@ -275,75 +323,45 @@ class _Plan:
                 changes |= {"platform": rule["platform"], "unit": "instance", "overlap": overlap}
         return dataclasses.replace(part, **changes)
 
-    def others(self) -> Iterator[Workload]:
-        """Return the resources of all other types that lead to a database, or have variables."""
-        for name, node in self.nodes.items():
-            read = ("cloudformation", "kinds", "deployments")
-            is_read = any(_rule(each, node.type) for each in read) or "manifest" in node.values
-            passed = ("servers", "carriers", "never")
-            if node.is_data or is_read or any(_is(node.type, each) for each in passed):
-                continue
-            texts: dict[str, list[str]] = defaultdict(list)
-            for attribute in node.values.keys() & {*table("terraform")["variables"]}:
-                for variable, text in _pairs(attribute, node.values[attribute]):
-                    texts[variable].append(str(_leaf("value", text)))
-            is_led = self.reached(name)[0] or node.hidden or node.refers_to & self._network.keys()
-            if is_led or (texts and not _is(node.type, "makers")):
-                reason = f"the number of connections of {node.type} is unknown"
-                yield Workload(
-                    name=name,
-                    platform=node.type,
-                    unit="instance",
-                    where=node.where,
-                    instances=unknown(reason, node.where),
-                    overlap=Overlap(),
-                    variables={
-                        each: Variable(text="\n".join(found), origin=str(node.where))
-                        for each, found in sorted(texts.items())
-                    },
-                    resource=self.key(name),
-                )
+    def runs_pods(self, node: Node) -> bool:
+        """Return whether manifests describe a resource."""
+        is_known = any(_rule(each, node.type) for each in ("kinds", "deployments"))
+        return not node.is_data and (is_known or "manifest" in node.values)
 
-    def unread(self) -> Iterator[Unread]:
+    def unread(self, workloads: Sequence[Workload]) -> Iterator[Unread]:
         """Return the resources that make others, and lead to no database themselves."""
+        led = {each.resource for each in workloads}
         for name, node in self.nodes.items():
-            is_maker = _is(node.type, "makers") and not node.is_data
-            if is_maker and not (self.reached(name)[0] or node.hidden):
+            if _is(node.type, "makers") and not node.is_data and self.key(name) not in led:
                 yield Unread(node.where, f"{name}: the plan does not show what it deploys")
         if self._graph.is_partial:
             where = SourceLocation(self._graph.file, 1)
             yield Unread(where, "the plan is not complete: make one without -target")
 
-    def with_signs(self, workloads: Sequence[Workload]) -> Iterator[Workload]:
-        """Add what the values and references of the workloads' resources lead to."""
-        shown, changed = defaultdict[Any, set[str]](set), list[Workload]()
-        count = Counter(each.resource for each in workloads)
+    def with_signs(
+        self, workloads: Sequence[Workload], aliases: Mapping[ResourceKey, frozenset[ResourceKey]]
+    ) -> Iterator[Workload]:
+        """Add what the texts of variables name, and what the plan hides."""
+        shown, changed = defaultdict[Any, set[ResourceKey]](set), list[Workload]()
         for workload in workloads:
             variables = {name: self._led(each) for name, each in workload.variables.items()}
             changed.append(dataclasses.replace(workload, variables=variables))
-            for _, name in (key for each in variables.values() for key in each.leads_to):
-                shown[workload.resource] |= {name} | self.reached(name)[0]
+            for key in (key for each in variables.values() for key in each.leads_to):
+                shown[workload.resource] |= {key, *aliases.get(key, ())}
         for workload in changed:
-            name = workload.resource.logical_id if workload.resource else ""
-            # A task that nothing starts is run by hand. A known sidecar does not use what the
-            # resource as a whole refers to, and the connections of a connector are the clients'.
-            is_sidecar = count[workload.resource] > 1 and bool(is_no_client(workload))
-            is_sidecar = is_sidecar or _is(workload.image, "connectors")
-            if name not in self.nodes or workload.unit == "one-off task" or is_sidecar:
+            node = self.nodes.get(workload.resource.logical_id) if workload.resource else None
+            # A task that nothing starts is run by hand.
+            if node is None or workload.unit == "one-off task":
                 yield workload
                 continue
-            servers, passed = self.reached(name)
+            # What one container of a resource uses is no sign that the others use it.
             evidence = [
-                Evidence(reason=f"it refers to {each}", leads_to=(self.key(each),))
-                for each in sorted(servers - shown[workload.resource])
+                each
+                for each in workload.evidence
+                if not (each.leads_to and shown[workload.resource].issuperset(each.leads_to))
             ]
-            for group in sorted(self.nodes[name].refers_to & self._network.keys()):
-                keys = tuple(map(self.key, sorted(self._network[group])))
-                reason = f"{group} may reach {keys[0].logical_id}"
-                evidence += [Evidence(reason=reason, leads_to=keys, is_network=True)]
-            hidden = {self.nodes[each].hidden for each in passed} - {""}
-            evidence += [Evidence(reason=each) for each in sorted(hidden)]
-            yield dataclasses.replace(workload, evidence=(*workload.evidence, *evidence))
+            evidence += [Evidence(reason=node.hidden)] if node.hidden else []
+            yield dataclasses.replace(workload, evidence=tuple(evidence))
 
     def _led(self, variable: Variable) -> Variable:
         """Return a variable with all resources that its text names."""
@@ -358,32 +376,29 @@ class _Plan:
 
     # -- databases --------------------------------------------------------------------------
 
-    def databases(self) -> Iterator[Database]:
-        """Return the databases that exist already, or that CloudFormation has no type for."""
-        for name, node in self._servers.items():
-            is_replica = node.get("master_instance_name") or node.get("create_mode") == "Replica"
-            if is_replica or (_rule("cloudformation", node.type) and not node.is_data):
-                continue
-            engine = str(node.get("database_version") or node.get("engine") or node.type)
-            size = node.get("settings tier") or node.get("sku_name")
-            flags = node.get("settings database_flags") or []
-            flags = flags if isinstance(flags, list) else [{"name": "max_connections"}]
-            beside = (each for each in self.nodes.values() if name in each.refers_to)
-            flags += [each.values for each in beside if each.type == f"{node.type}_configuration"]
-            found = {str(get_path(each, "name")): get_path(each, "value") for each in flags}
-            settings = {each: None if why_unknown(to) else to for each, to in found.items()}
-            limit = Limit(
-                max_connections=unknown(f"the limit of {name} is not in the file", node.where),
-                reserved=reserve(engine_kind(engine)),
-                engine=engine_kind(engine),
-            )
-            if isinstance(size, str) and node.type.endswith(
-                ("flexible_server", "_sql_database_instance")
-            ):
-                platform = "cloud_sql" if node.type.startswith("google") else "azure"
-                limit = platform_limit(platform, engine, size, settings, node.where)
-            kind, keys = table("terraform")["servers"][node.type], (self.key(name),)
-            yield Database(name=name, kind=kind, where=node.where, resources=keys, **vars(limit))
+    def limited(self, database: Database) -> Database:
+        """Return a database with the limits of another platform; unknown if it exists already."""
+        node = self.nodes[database.name]
+        if not node.is_data and _rule("cloudformation", node.type):
+            return database
+        engine = str(node.get("database_version") or node.get("engine") or node.type)
+        size = node.get("settings tier") or node.get("sku_name")
+        size = size if isinstance(size, str) else "a size that is not in the file"
+        flags = node.get("settings database_flags") or []
+        flags = flags if isinstance(flags, list) else [{"name": "max_connections"}]
+        beside = (each for each in self.nodes.values() if node.address in each.refers_to)
+        flags += [each.values for each in beside if each.type == f"{node.type}_configuration"]
+        found = {str(get_path(each, "name")): get_path(each, "value") for each in flags}
+        settings = {each: None if why_unknown(to) else to for each, to in found.items()}
+        limit = Limit(
+            max_connections=unknown(f"the limit of {node.address} is not in the file", node.where),
+            reserved=reserve(engine_kind(engine)),
+            engine=engine_kind(engine),
+        )
+        if platform := table("terraform")["limits"].get(node.type):
+            limit = platform_limit(platform, engine, size, settings, node.where)
+        kind = table("terraform")["servers"][node.type]
+        return dataclasses.replace(database, kind=kind, **vars(limit))
 
     def named_by_platform(self, part: Any) -> Any:
         """Return a database or pooler with its own name, and the hosts that other files know it by."""
@@ -407,26 +422,7 @@ def _identities(node: Node) -> list[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for each in (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
-        yield from _texts(each)
-
-
-def _pairs(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Return the values of mappings with their names, and of blocks with a name and a value."""
-    if isinstance(value, dict):
-        if isinstance(value.get("name"), str) and "value" in value:
-            yield value["name"], value["value"]
-        for key, inner in value.items():
-            yield from _pairs(key, inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _pairs(name, inner)
-    elif value not in (None, ""):
-        yield name, value
+    return (each for _, each in walk(value) if isinstance(each, str))
 
 
 def _put(properties: dict[str, Any], target: str, value: Any) -> None:
@@ -444,7 +440,10 @@ def _put(properties: dict[str, Any], target: str, value: Any) -> None:
     elif last.endswith("[]") and not isinstance(value, list):
         value = [value]
     name = last.rstrip("[]{}*")
-    if last.endswith(("*", "}")) and why_unknown(value):
+    if last == "PolicyDocument*" and not isinstance(value, dict):
+        # A policy that is not shown may let its role read all that it refers to.
+        value = {"Statement": [{"Action": "secretsmanager:GetSecretValue", "Resource": value}]}
+    elif last.endswith(("*", "}")) and why_unknown(value):
         value = Unknown(f"{name} is known only after apply: plan again then, or name the state")
     has_lists = last.endswith(("]", "*"))
     value = _blocks("", value, _cloudformation_name, lambda _: has_lists, lambda _, each: each)
