@@ -149,10 +149,11 @@ def formula_limit(
     classes, kind = table("instance_classes"), engine_kind(engine)
     name = f"aurora-{kind}" if engine.startswith("aurora") else kind
     found = found or classes["formulas"].get(name) or classes["formulas"].get(kind, "")
-    reserved, most = reserve(kind, RDS_RESERVE), MOST.get(kind, MOST["postgres"])
+    most, reserved = MOST.get(kind, MOST["postgres"]), reserve(kind, RDS_RESERVE)
+    number = setting(found, "max_connections", origin, where, most)
+    limit = Limit(max_connections=number, reserved=reserved, engine=kind)
     if _MEMORY not in str(found):
-        number = setting(found, "max_connections", origin, where, most)
-        return Limit(max_connections=number, reserved=reserved, engine=kind)
+        return limit
     # DBInstanceClassMemory is less than the memory of the class, and AWS does not say how much.
     usable = gib * classes["memory"]["share"] * _GIB - classes["memory"]["fixed_bytes"]
     sizes = (usable * (1 - classes["memory"]["error"]), usable, gib * _GIB)
@@ -160,15 +161,12 @@ def formula_limit(
         lowest, value, highest = (evaluated(found, each if gib else math.nan) for each in sizes)
     except (ArithmeticError, RecursionError, ValueError):
         why = "is not evaluated" if gib else "needs the memory of a known instance class"
-        number = unknown(f"max_connections is the formula {found!r:.500}, which {why}", where)
-        return Limit(max_connections=number, reserved=reserved, engine=kind)
+        reason = f"max_connections is the formula {found!r:.500}, which {why}"
+        return limit.exact(unknown(reason, where))
     number = setting(value, "max_connections", origin or found, where, most)
-    formula = f"{found} of {gib:g} GiB, less what RDS needs: about {value:,}"
-    limit = Limit(max_connections=number, reserved=reserved, engine=kind, formula=f"{formula}.")
-    if lowest == highest:
-        return limit
-    formula = f"{formula}, from {lowest:,} to {highest:,}."
-    return dataclasses.replace(limit, formula=formula, lowest=lowest, highest=highest)
+    formula = f"{found} of {gib:g} GiB, less what RDS needs."
+    bounds = {} if lowest == highest else {"lowest": lowest, "highest": highest}
+    return limit.exact(number, formula=formula, **bounds)
 
 
 def class_limit(
@@ -196,13 +194,12 @@ def class_limit(
     if row is None:
         return limit
     value, on = row["max_connections"], f"{engine} {row['version']}".strip()
-    formula, lowest, highest = f"Measured on {on}: {value:,} ({row['source']}).", None, None
+    measured, bounds = f"Measured on {on}: {value:,} ({row['source']}).", dict[str, Any]()
     # The formula's upper limit, such as 5,000, holds for every version.
     if limit.lowest is not None and not (version and row["version"] == version):
-        lowest, highest = int(value * (1 - classes["memory"]["error"])), limit.highest
-        formula += f" Another version may have from {lowest:,} to {highest:,}."
-    measured = known(value, formula, where)
-    return limit.exact(measured, formula=formula, lowest=lowest, highest=highest)
+        lowest = int(value * (1 - classes["memory"]["error"]))
+        bounds = {"lowest": lowest, "highest": limit.highest}
+    return limit.exact(known(value, measured, where), formula=measured, **bounds)
 
 
 def serverless_limit(engine: str, low: float, high: float, where: SourceLocation | None) -> Limit:

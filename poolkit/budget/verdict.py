@@ -124,7 +124,10 @@ class Budget:
     @cached_property
     def known(self) -> int:
         """The sum of the known ceilings: the deployment needs at least this many."""
-        return sum(filter(None, self._ceilings(self.max_connections)))
+        return self._known_at(self.max_connections)
+
+    def _known_at(self, limit: int | None) -> int:
+        return sum(filter(None, self._ceilings(limit)))
 
     @property
     def is_over(self) -> bool:
@@ -133,7 +136,7 @@ class Budget:
             return False
         # A proxy's share grows with max_connections.
         most = max(self.max_connections or 0, self.database.highest or 0)
-        return sum(filter(None, self._ceilings(most))) > self.database.bounds[1]
+        return self._known_at(most) > self.database.bounds[1]
 
     @property
     def is_close(self) -> bool:
@@ -141,8 +144,7 @@ class Budget:
         if self.database.bounds is None or self.is_over:
             return False
         limit = self.max_connections or 0
-        lowest = min(limit, self.database.lowest or limit)
-        return sum(filter(None, self._ceilings(lowest))) > self.database.bounds[0]
+        return self._known_at(min(limit, self.database.lowest or limit)) > self.database.bounds[0]
 
     @property
     def verdict(self) -> Verdict:

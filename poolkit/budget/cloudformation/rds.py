@@ -147,14 +147,11 @@ def _limit(server: Resource, resource: Resource, engine: str) -> Limit:
         low, high, why = _capacity(resource)
         gib, limit = high * 2, limits.serverless_limit(engine, low, high, source.where(*path))
     else:
-        why = why_unknown(found) or ("" if isinstance(found, str) else "it has none")
-        why = why and f"instance class: {why}"
-        size = limits.class_size(str(found))
-        gib = size.gib if size else 0
+        why = "" if isinstance(found, str) else f"instance class: {why_unknown(found) or 'none'}"
         limit = limits.class_limit(engine, str(found), version, source.where(*path))
+        gib = size.gib if (size := limits.class_size(str(found))) else 0
     if why:
-        gib, nothing = 0, unknown(why, source.where(*path))
-        limit = dataclasses.replace(limit, max_connections=nothing, instance_class="")
+        limit = limit.exact(unknown(why, source.where(*path)), instance_class="")
     if group := _group_with((server, resource), "max_connections"):
         source, path = group, ["Parameters", "max_connections"]
         number = group.get(*path)
@@ -175,7 +172,7 @@ def _capacity(resource: Resource) -> tuple[float, float, str]:
         if 0 <= low <= high <= 256 and high >= 1:
             return low, high, ""
     why = f"{_SCALING} must be a range of at most 256 ACU ({resource.where(_SCALING)})"
-    return 1, 1, next(filter(None, map(why_unknown, found)), why)
+    return 0, 0, next(filter(None, map(why_unknown, found)), why)
 
 
 # -- RDS Proxy ------------------------------------------------------------------------------
