@@ -6,9 +6,10 @@
     processes                              command lines -> number of processes
     signs, software                        variables and images -> clients, servers, poolers
     inventory, pools                       workloads -> services, poolers, databases
+    limits                                 engines, classes, formulas -> the limits of a database
     verdict, suggestions                   their ceilings -> budget -> verdict and ways out
     answers                                options and entries for what the files do not show
-    live, run_check                        a server's or a run's connections against the ceilings
+    measured                               a server's or a run's connections against the ceilings
     report/                                budgets -> terminal, JSON, Markdown, annotations, SARIF
 
 In come paths and options (`command.Options`); out go `verdict.Budgets`. docs/budget.md explains

@@ -7,7 +7,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poolkit.budget.model import Pooler, Quantity, Service, total, unknown
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from poolkit.budget.model import Database, NotCounted, SourceLocation, Unread
 
 Verdict: TypeAlias = Literal["fits", "nothing to count", "cannot be shown to fit", "does not fit"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-"""All verdicts, the worst one last."""
 EXIT_STATUS: Mapping[Verdict, int] = {
     "fits": 0,
-    "does not fit": 1,
-    "cannot be shown to fit": 3,
     "nothing to count": 3,
+    "cannot be shown to fit": 3,
+    "does not fit": 1,
 }
+"""The exit status of each verdict; the worst verdict comes last."""
 
 
 class Answer(NamedTuple):
@@ -267,7 +266,7 @@ class Budgets:
     @property
     def worst(self) -> Budget:
         """The budget with the worst verdict."""
-        return max(self.each, key=lambda budget: VERDICTS.index(budget.verdict))
+        return max(self.each, key=lambda budget: [*EXIT_STATUS].index(budget.verdict))
 
     def exit_status(self, *, allow_unknown: bool = False) -> int:
         """Return the exit status; with `allow_unknown`, 0 if the known part of something fits."""

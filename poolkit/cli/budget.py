@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from functools import partial
 from pathlib import Path
@@ -91,10 +92,14 @@ def budget(
     from poolkit.budget.model import Options  # noqa: PLC0415
 
     options = Options(**values)
+    # Documents have no cycles. A search for them takes two thirds of the time for 300,000 keys.
+    gc.disable()
     try:
         status = run(options, form or "table", check_run, live=live, answer=answer)
     except ValueError as error:
         if isinstance(error, PoolkitError):
             raise
         raise RuntimeError("the budget cannot be computed") from error  # no fault of the input
+    finally:
+        gc.enable()
     sys.exit(status)
