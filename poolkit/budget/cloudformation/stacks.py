@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.budget.model import ResourceKey, Unread, known, unknown
+from poolkit.budget.read.parameters import OUTPUT
 from poolkit.budget.read.values import (
     NO_VALUE,
     Joined,
@@ -50,16 +51,15 @@ _OPEN: Final = object()
 class Stack:
     """One template with its parameters.
 
-    `imported` finds the value that another stack exports under a name; `output_of` an output
-    of a nested stack, by the nested stack's logical id. `unread` collects what cannot be evaluated.
+    `others` has all stacks by their names; nested ones as `<parent>/<logical id>`. `unread` collects
+    what cannot be evaluated.
     """
 
     name: str
     document: Document
     template: Mapping[str, Any] = field(repr=False)
     parameters: Mapping[str, ParameterValue]
-    imported: Callable[[str], Any] = field(repr=False)
-    output_of: Callable[[str, str, str], Any] = field(repr=False)
+    others: Mapping[str, Stack] = field(repr=False)
     region: str = ""
     unread: list[Unread] = field(default_factory=list, repr=False)
     _evaluated: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False)
@@ -107,15 +107,15 @@ class Stack:
         return None
 
     def output(self, name: str) -> Any:
-        """Return the value of an output.
+        """Return the value of an output; Unknown if the template has none of this name.
 
         Raises:
-            TemplateError: there is none, or it refers to itself.
+            TemplateError: it refers to itself.
         """
         found, where = self.section("Outputs").get(name), self.where("Outputs", name)
+        condition = get_path(found, "Condition")
         if not isinstance(found, dict):
-            raise TemplateError(f"there is no output {name}", where)
-        condition = found.get("Condition")
+            return Unknown(f"the template of {self.name} has no output {name}")
         if condition is not None and self.condition(condition, where) is False:
             return Unknown(f"output {name} does not exist ({where}: its condition is false)")
         return self._once(found.get("Value"), "Outputs", name, "Value")
@@ -174,7 +174,8 @@ class Stack:
         found = argument
         try:
             if name == "Fn::If":
-                return self._either(argument, path)
+                node, at = self.chosen({name: argument}, path[:-1])
+                return self._both(argument, path) if at == path[:-1] else self.value(node, at)
             found = self.value(argument, path)
             if name in _STACK_FUNCTIONS:
                 return _STACK_FUNCTIONS[name](self, found, path)
@@ -187,15 +188,12 @@ class Stack:
                 reasons = [f"{name} cannot be evaluated ({self.where(*path)})"]
             return Unknown(reasons[0], (found,))
 
-    def _either(self, branches: Any, path: ValuePath) -> Any:
-        """Return the branch of `Fn::If` that holds; Unknown with both if that is open."""
-        name, *_ = branches
-        holds = self.condition(name, self.where(*path))
-        if isinstance(holds, bool):
-            chosen = 1 if holds else 2
-            return self.value(branches[chosen], (*path, chosen))
-        both = tuple(self.value(branches[n], (*path, n)) for n in (1, 2))
-        return both[0] if both[0] == both[1] else Unknown(f"condition {name}: {holds.reason}", both)
+    def _both(self, branches: Any, path: ValuePath) -> Any:
+        """Return both branches of an `Fn::If` whose condition is unknown, as one value."""
+        name, one, other = branches
+        both = (self.value(one, (*path, 1)), self.value(other, (*path, 2)))
+        why = f"condition {name}: {why_unknown(self.condition(name, self.where(*path)))}"
+        return both[0] if both[0] == both[1] else Unknown(why, both)
 
     def ref(self, name: Any, path: ValuePath) -> Any:
         """Return the result of `Ref`: a parameter's value, or a reference to a resource."""
@@ -238,11 +236,20 @@ class Stack:
             return Unknown(f"parameter {name} has no value ({where}); give it with --parameters")
         value = declared["Default"] if given is None else given.value
         value = value() if callable(value) else value
+        if given is not None and isinstance(value, str):
+            value = _replaced(OUTPUT, value, lambda match: self._named_output(match, given.where))
         if kind.startswith("AWS::SSM::Parameter::Value"):
             return Unknown(f"parameter {name} is read from Systems Manager ({where})", (value,))
         if (kind == "CommaDelimitedList" or kind.startswith("List<")) and isinstance(value, str):
             return [part.strip() for part in value.split(",")]
         return as_text(value)
+
+    def _named_output(self, match: re.Match[str], where: SourceLocation | None) -> Any:
+        """Return the output of another stack that an environment's file names."""
+        found = self.others.get(match[1])
+        if found is None or match[2] not in found.section("Outputs"):
+            raise TemplateError(f"there is no template {match[1]} with an output {match[2]}", where)
+        return found.output(match[2])
 
     # -- the sources of values -------------------------------------------------------------
 
@@ -367,6 +374,15 @@ class Resource:
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
 
 
+def _replaced(pattern: re.Pattern[str], text: str, value_of: Callable[[re.Match[str]], Any]) -> Any:
+    """Return a text with a value in place of each match."""
+    parts, end = list[Any](), 0
+    for match in pattern.finditer(text):
+        parts += [text[end : match.start()], value_of(match)]
+        end = match.end()
+    return joined([*parts, text[end:]])
+
+
 def _truth(value: Any) -> bool | Unknown:
     """Return a value as the result of a condition."""
     if isinstance(value, bool):
@@ -382,11 +398,6 @@ def _combined(operands: Any, *, decisive: bool) -> bool | Unknown:
     if any(each is decisive for each in found):
         return decisive
     return next((each for each in found if isinstance(each, Unknown)), not decisive)
-
-
-def _not(operands: Any) -> bool | Unknown:
-    found = _truth(operands[0])
-    return found if isinstance(found, Unknown) else not found
 
 
 def _equals(operands: Any) -> bool | Unknown:
@@ -407,7 +418,7 @@ _PLAIN_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "Fn::Equals": _equals,
     "Fn::Join": lambda of: joined(list(of[1]), str(of[0])),
     "Fn::Length": len,
-    "Fn::Not": _not,
+    "Fn::Not": lambda of: _equals([of[0], False]),
     "Fn::Or": partial(_combined, decisive=True),
     "Fn::Select": lambda of: of[1][int(of[0])],
     "Fn::Split": lambda of: of[1].split(of[0]),
@@ -421,24 +432,24 @@ def _get_att(stack: Stack, written: Any, path: ValuePath) -> Any:
     attribute = ".".join(attributes)
     is_nested = get_path(stack.section("Resources"), name, "Type") == NESTED_STACK
     if is_nested and attribute.startswith("Outputs."):
-        return stack.output_of(stack.name, name, attribute.removeprefix("Outputs."))
+        child = stack.others.get(f"{stack.name}/{name}")
+        why = f"the template of the nested stack {name} was not read"
+        return child.output(attribute.removeprefix("Outputs.")) if child else Unknown(why)
     return stack.reference(name, attribute, path)
 
 
 def _sub(stack: Stack, written: Any, path: ValuePath) -> Any:
     text, variables = (written, {}) if isinstance(written, str) else written
-    first, *rest = _VARIABLE.split(text)
-    parts: list[Any] = [first]
-    for literal, inner, after in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        name = inner.strip()
-        if literal:
-            parts.append(f"${{{inner}}}")
-        elif name in variables:
-            parts.append(variables[name])
-        else:
-            parts.append(_get_att(stack, name, path) if "." in name else stack.ref(name, path))
-        parts.append(after)
-    return joined(parts)
+
+    def value_of(match: re.Match[str]) -> Any:
+        name = match[2].strip()
+        if match[1]:
+            return f"${{{match[2]}}}"
+        if name in variables:
+            return variables[name]
+        return _get_att(stack, name, path) if "." in name else stack.ref(name, path)
+
+    return _replaced(_VARIABLE, text, value_of)
 
 
 def _find_in_map(stack: Stack, written: Any, path: ValuePath) -> Any:
@@ -452,9 +463,13 @@ def _find_in_map(stack: Stack, written: Any, path: ValuePath) -> Any:
 
 
 def _import_value(stack: Stack, name: Any, path: ValuePath) -> Any:
-    found = stack.imported(identity(name))
-    why = f"no template read here exports {identity(name)} ({stack.where(*path)})"
-    return Unknown(why) if found is NO_VALUE else found
+    for other in list(stack.others.values()):
+        for output, found in other.section("Outputs").items():
+            export, at = get_path(found, "Export", "Name"), ("Outputs", output, "Export")
+            if export is not None and identity(other.value(export, at)) == identity(name):
+                return other.output(output)
+    where = stack.where(*path)
+    return Unknown(f"no template read here exports {identity(name)} ({where})")
 
 
 _STACK_FUNCTIONS: dict[str, Callable[[Stack, Any, ValuePath], Any]] = {

@@ -23,12 +23,11 @@ from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
 from poolkit.budget.read.parameters import (
-    OUTPUT,
     Environment,
     ParameterValue,
     sam_parameters,
 )
-from poolkit.budget.read.values import NO_VALUE, Unknown, get_path, identity, joined
+from poolkit.budget.read.values import get_path, identity
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
@@ -63,9 +62,8 @@ class Stacks:
             name=name,
             document=document,
             template=document.data,
-            parameters={key: self._resolvable(value) for key, value in given.items()},
-            imported=self.imported,
-            output_of=self.nested_output,
+            parameters=given,
+            others=self.by_name,
             region=region,
             unread=self.unread,
         )
@@ -109,43 +107,6 @@ class Stacks:
         for root in (name for name, path in roots.items() if path in inner):
             for name in [each for each in self.by_name if f"{each}/".startswith(f"{root}/")]:
                 del self.by_name[name]
-
-    def _resolvable(self, given: ParameterValue) -> ParameterValue:
-        """Replace a value that names another stack's output by a function that looks it up."""
-        if not isinstance(given.value, str) or not OUTPUT.search(given.value):
-            return given
-
-        def value() -> Any:
-            first, *rest = OUTPUT.split(given.value)
-            parts: list[Any] = [first]
-            for stack, name, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-                if stack not in self.by_name:
-                    raise TemplateError(f"there is no template {stack}", given.where)
-                try:
-                    parts += [self.by_name[stack].output(name), text]
-                except BudgetError as error:
-                    raise TemplateError(f"{error}", given.where) from None
-            return joined(parts)
-
-        return ParameterValue(value, given.origin, given.where)
-
-    def nested_output(self, parent: str, logical_id: str, name: str) -> Any:
-        """Return an output of a nested stack; Unknown if its template was not read or lacks it."""
-        child = self.by_name.get(f"{parent}/{logical_id}")
-        if child is None or name not in child.section("Outputs"):
-            return Unknown(f"the template of the nested stack {logical_id} shows no output {name}")
-        return child.output(name)
-
-    def imported(self, name: str) -> Any:
-        """Return what any stack exports under a name, NO_VALUE if none does."""
-        for stack in list(self.by_name.values()):
-            for output, found in stack.section("Outputs").items():
-                export, path = get_path(found, "Export", "Name"), ("Outputs", output, "Export")
-                if export is not None and identity(stack.value(export, path)) == name:
-                    value = stack.output(output)
-                    if value is not NO_VALUE:
-                        return value
-        return NO_VALUE
 
 
 def _unread_parts(stack: Stack) -> Iterator[Unread]:
