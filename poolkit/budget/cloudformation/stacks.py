@@ -140,7 +140,8 @@ class Stack:
             self._evaluated[path] = _OPEN
             self._evaluated[path] = self.value(node, path)
         if self._evaluated[path] is _OPEN:
-            raise TemplateError(f"{path[0]}: {path[1]} refers to itself", self.where(*path[:2]))
+            kind = path[0].removesuffix("s").lower()
+            raise TemplateError(f"{kind} {path[1]} refers to itself", self.where(*path[:2]))
         return self._evaluated[path]
 
     # -- values -----------------------------------------------------------------------------
