@@ -3,9 +3,10 @@
 A run of `poolkit compare` has the peak of open connections of each target, which belongs to the
 services with the same preset.
 
-A connection of a server belongs to the service that its `application_name` names
-(`<target>:<instance>`, or the service's own name), else to the services whose variables have its
-user and database. Behind a pooler, the pooler's connections count. Only PostgreSQL can be asked.
+A connection of a server belongs to the service that its `application_name` names: by the target
+(`<target>:<instance>`), by the service's own name, or by the name in its variables. Else it belongs
+to the services whose variables have its user and database. Behind a pooler, the pooler's
+connections count. Only PostgreSQL can be asked.
 """
 
 from __future__ import annotations
@@ -194,10 +195,12 @@ def check_live(budgets: Budgets, url: str) -> list[Check]:
 
 def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
     """Return a line for each service or pooler, for each unexplained client, and for the sum."""
-    groups = Counter[frozenset[str]]()
+    groups, strangers = Counter[frozenset[str]](), list[_Client]()
     for client in clients:
-        groups[_parts(budget, client)] += client.connections
-    others = groups.pop(frozenset(), 0)
+        if parts := _parts(budget, client):
+            groups[parts] += client.connections
+        else:
+            strangers.append(client)
     ceilings = {each.name: each.ceiling(budget.max_connections) for each in budget.poolers}
     ceilings |= {service.name: service.ceiling for service in budget.direct}
     for parts in groups:
@@ -205,9 +208,9 @@ def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
         count = sum(number for inside, number in groups.items() if inside <= parts)
         ceiling = total(*(ceilings.get(part) for part in parts))
         yield _compared(f"{' and '.join(sorted(parts))}: {count:,} open", count, ceiling)
-    for client in clients:
-        if not _parts(budget, client):
-            yield Check(f"not in the files: {client}: {client.connections:,} open")
+    for client in strangers:
+        yield Check(f"not in the files: {client}: {client.connections:,} open")
+    others = sum(client.connections for client in strangers)
     more, room = max(0, others - budget.migrations - budget.operators), budget.available
     text = f"{sum(each.connections for each in clients):,} open in all, {others:,} not in the files"
     if more and room is not None:
@@ -217,11 +220,9 @@ def _compare(budget: Budget, clients: Sequence[_Client]) -> Iterator[Check]:
 
 def _parts(budget: Budget, client: _Client) -> frozenset[str]:
     """Return the names of the services or poolers that a connection may belong to."""
-    target, application = client.application.partition(":")[0], client.application
+    names = {client.application, client.application.partition(":")[0]} - {""}
     for sign in (
-        lambda each: target and {target, application} & set(each.name.split("/")),
-        lambda each: target and each.target == target,
-        lambda each: application and each.login.application == application,
+        lambda each: names & {*each.name.split("/"), each.target, each.login.application},
         lambda each: (
             each.login.user == client.user and each.login.database in ("", client.database)
         ),

@@ -53,8 +53,9 @@ def _of_database(budget: Budget) -> dict[str, Any]:
         for each in budget.poolers
     ]
     found["unknown"] = [
-        {**_plain(gap), "answer": each.flag(gap.of) or None, "entry": each.entry(gap.of) or None}
-        for gap, each in ((gap, gap.answer) for gap in budget.gaps)
+        {**_plain(gap), "answer": how.flag(gap.of) or None, "entry": how.entry(gap.of) or None}
+        for gap in budget.gaps
+        for how in (gap.answer,)
     ]
     return {**found, "suggestions": _plain(suggestions(budget))}
 
@@ -70,8 +71,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple):
         # A named one is an object.
-        each = [_plain(each) for each in value]
-        return dict(zip(value._fields, each, strict=True)) if hasattr(value, "_fields") else each
+        found = [_plain(each) for each in value]
+        return dict(zip(value._fields, found, strict=True)) if hasattr(value, "_fields") else found
     return None if value == "" else value
 
 
