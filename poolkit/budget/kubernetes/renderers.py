@@ -12,9 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections import defaultdict
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,39 +28,19 @@ if TYPE_CHECKING:
 
 KUSTOMIZATION_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 CHART_FILE = "Chart.yaml"
+_VERBS = {"kubectl": "kustomize", "kustomize": "build", "helm": "template"}
 _LONGEST_SECONDS = 30
-_LONGEST_NAME = 1000
+_LONGEST_NAME = 255
 _OWN = ("HOME", "TMPDIR", "KUBECONFIG", "HELM_PLUGINS", "HELM_CACHE_HOME", "HELM_CONFIG_HOME")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _CLOSED = "http://127.0.0.1:1"
 _CHARTS = ("helmCharts", "helmChartInflationGenerator")
-_FOLDERS = ("resources", "bases", "components")
-_NAMES_FILES = (
-    *_FOLDERS,
-    *("crds", "configurations", "generators", "transformers", "validators"),
-    "patchesStrategicMerge",
-)
+_MANIFESTS = ("resources", "bases", "components")
+_OTHER_FILES = ("crds", "configurations", "generators", "transformers", "validators")
+_NAMES_FILES = (*_MANIFESTS, *_OTHER_FILES, "patchesStrategicMerge")
 _REMOTE = re.compile(r"://|^git@|^(github|gitlab|bitbucket)\.\w+[:/]|\?ref=")
 _SOURCE = re.compile(r"^# Source: (.+)$", re.MULTILINE)
-_REFUSAL = re.compile(r"^(?:[Ee]rror: |E\d{4} .*? err=(?:<\s*(?:error: )?)?)(.+)$", re.MULTILINE)
-
-
-class _Tree(NamedTuple):
-    """A kustomization and everything that it leads to, as far as it is on this disk."""
-
-    root: Manifest
-    folders: dict[Path, Manifest]
-    files: dict[Path, list[Manifest]]
-    """Its manifests and patches; those of a base come first."""
-
-    @property
-    def folder(self) -> Path:
-        return self.root.path.parent
-
-    def is_variant_of(self, other: _Tree) -> bool:
-        """Return whether two trees share a base, so that a cluster has only one of them."""
-        shared = self.folders.keys() & other.folders.keys()
-        return any(self.folders[each].kind != "Component" for each in shared)
+_REFUSAL = re.compile(r"^([Ee]rror: |E\d{4} .*? err=)")
 
 
 class _RefusedError(TemplateError):
@@ -87,16 +65,15 @@ def rendered(
     read: dict[Path, list[Manifest]] = {}
     for document in documents:
         read.setdefault(document.path.resolve(), []).extend(objects(document))
-    named_folders = {(path if path.is_dir() else path.parent).resolve() for path in named}
-    is_flux = "Kustomization.kustomize.toolkit.fluxcd.io"
+    first = {path: found[0] for path, found in read.items() if found}
+    charts = {path.parent: each for path, each in first.items() if path.name == CHART_FILE}
     kustomizations = {
-        path.parent: found[0]
-        for path, found in read.items()
-        if path.name in KUSTOMIZATION_FILES and found and found[0].type != is_flux
+        path.parent: each
+        for path, each in first.items()
+        # Flux has a Kustomization, too.
+        if path.name in KUSTOMIZATION_FILES and not each.type.endswith("fluxcd.io")
     }
-    charts = {
-        path.parent: found[0] for path, found in read.items() if path.name == CHART_FILE and found
-    }
+    named_folders = {(path if path.is_dir() else path.parent).resolve() for path in named}
     ruled = kustomizations.keys() & named_folders
     trees = [
         _tree(each, read)
@@ -104,49 +81,52 @@ def rendered(
         if not ruled & set(folder.parents)
     ]
     inner = {folder for each in trees for folder in list(each.folders)[1:]} - ruled
-    roots = [
-        each
-        for each in trees
-        if each.folder.resolve() not in inner and each.root.kind != "Component"
-    ]
-    covered = {path for each in trees for path in each.files}
-    found: list[Manifest] = []
-    unread: list[Unread] = []
+    roots = [each for each in trees if each.root.kind != "Component" and each.folder not in inner]
+    chosen, unread = _chosen(roots, environment, ruled)
     # A chart inside another one is rendered with it.
-    outer = [each for folder, each in charts.items() if not charts.keys() & set(folder.parents)]
-    parts = [
-        (partial(_kustomized, each), each.root)
-        for each in _chosen(roots, environment, ruled, unread)
+    chosen += [
+        _Tree(each, {}, set(), [])
+        for folder, each in charts.items()
+        if not charts.keys() & set(folder.parents)
     ]
-    parts += [(partial(_templated, each, environment), each) for each in outer]
-    for render, source in parts:
+    found: list[Manifest] = []
+    for each in chosen:
+        is_chart = each.root.path.name == CHART_FILE
         try:
-            found += render()
+            found += _templated(each.root, environment) if is_chart else _kustomized(each)
         except TemplateError as error:
-            where = error.where or source.where()
-            is_named = source.path.parent.resolve() in ruled
-            if is_named and isinstance(error, _RefusedError) and source not in outer:
+            where = error.where or each.root.where()
+            if isinstance(error, _RefusedError) and each.folder in ruled:
                 raise BudgetError(f"{where}: {error.problem}") from None
             unread.append(Unread(where, error.problem))
-    inputs = {*kustomizations, *charts}
+    used = {path for each in trees for path in each.files}
+    used |= {folder / name for folder in kustomizations for name in KUSTOMIZATION_FILES}
     for path, own in read.items():
-        is_input = path.parent in inputs and path.name in (*KUSTOMIZATION_FILES, CHART_FILE)
-        is_inside = bool((ruled | charts.keys()) & set(path.parents))
-        found += [] if is_input or is_inside or path in covered else own
+        is_inside = bool((ruled | charts.keys()) & {*path.parents})
+        found += [] if is_inside or path in used else own
     return found, unread
 
 
-def _run(*command: str) -> str:
-    """Return the output of a renderer.
+def _run(folder: Path, *programs: str, options: Sequence[str] = ()) -> str:
+    """Return the text that a renderer makes of a folder.
+
+    Args:
+        folder: the folder of a kustomization or chart.
+        programs: the renderers of such a folder; the first one that is installed runs.
+        options: further arguments.
 
     Raises:
+        TemplateError: no renderer is installed.
         _RefusedError: it failed, or took too long.
     """
-    name = Path(command[0]).name
+    shown = f"`{programs[0]} {_VERBS[programs[0]]} {folder}`"
+    name = next(filter(shutil.which, programs), None)
+    if name is None:
+        raise TemplateError(f"install {programs[0]}, or name the output of {shown}")
     with (
         tempfile.TemporaryDirectory() as home,
         subprocess.Popen(
-            command,
+            [str(shutil.which(name)), _VERBS[name], str(folder.resolve()), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -159,15 +139,15 @@ def _run(*command: str) -> str:
         try:
             output, errors = process.communicate(timeout=_LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            raise _RefusedError(f"{name} took more than {_LONGEST_SECONDS} seconds") from None
+            raise _RefusedError(f"{shown} took more than {_LONGEST_SECONDS} seconds") from None
         finally:
             # After Ctrl-C too, with everything that it started.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        message = errors.decode("utf-8", "replace").strip()
-        match = _REFUSAL.search(message)
-        raise _RefusedError(f"{name}: {match[1] if match else message.partition(chr(10))[0]}")
+        # A chart may need values or dependencies that are elsewhere.
+        first, *_ = errors.decode("utf-8", "replace").strip().splitlines() or ["it gives no reason"]
+        raise _RefusedError(f"{shown} fails, so name its output: {_REFUSAL.sub('', first)}")
     return output.decode("utf-8", "replace")
 
 
@@ -178,97 +158,104 @@ def _objects(documents: Iterable[Document]) -> list[Manifest]:
 # -- Kustomize ------------------------------------------------------------------------------
 
 
+class _Tree(NamedTuple):
+    """A kustomization and everything that it leads to, as far as it is on this disk; or a chart."""
+
+    root: Manifest
+    folders: dict[Path, Manifest]
+    """Its own kustomization and those of its bases and components."""
+    files: set[Path]
+    manifests: list[Manifest]
+    """The objects in its files, without patches."""
+
+    @property
+    def folder(self) -> Path:
+        return self.root.path.parent.resolve()
+
+    def is_variant_of(self, other: _Tree) -> bool:
+        """Return whether two trees share a base, so that a cluster has only one of them."""
+        shared = self.folders.keys() & other.folders.keys()
+        return any(self.folders[each].kind != "Component" for each in shared)
+
+
 def _tree(root: Manifest, read: dict[Path, list[Manifest]]) -> _Tree:
     """Return a kustomization with all that it leads to; other files are added to `read`."""
-    folders: dict[Path, Manifest] = {}
-    files: dict[Path, list[Manifest]] = {}
-    waiting = [root]
+    tree, waiting = _Tree(root, {}, set(), []), [root]
     while waiting:
         document = waiting.pop()
         folder = document.path.parent
-        if folder.resolve() in folders:
+        if folder.resolve() in tree.folders:
             continue
-        folders[folder.resolve()] = document
-        own: dict[Path, list[Manifest]] = {}
-        for _, text in _names(document):
+        tree.folders[folder.resolve()] = document
+        for (key, *_), text in _names(document):
             # Without .. in it, so that annotations name a file of the repository.
             target = Path(os.path.normpath(folder / text))
-            named = [target / name for name in KUSTOMIZATION_FILES] if target.is_dir() else [target]
-            for file in (each for each in named if each.is_file()):
+            is_folder = target.is_dir()
+            for file in [target / name for name in KUSTOMIZATION_FILES] if is_folder else [target]:
                 path = file.resolve()
-                read[path] = own[path] = read[path] if path in read else _readable(file)
-                waiting += own.pop(path)[:1] if target.is_dir() else []
-        files = {**own, **files}
-    return _Tree(root, folders, files)
+                if path not in read and file.is_file():
+                    try:
+                        read[path] = _objects(read_documents(file))
+                    except TemplateError:
+                        # The renderer reports what is wrong with it.
+                        read[path] = []
+                waiting += read.get(path, [])[:1] if is_folder else []
+                tree.manifests.extend(read.get(path, []) if key in _MANIFESTS else [])
+                tree.files.add(path)
+    return tree
 
 
 def _names(kustomization: Document) -> list[tuple[ValuePath, str]]:
-    """Return the files and folders that a kustomization names; patches come last."""
-    found = [
+    """Return the files and folders that a kustomization names."""
+    return [
         (path, text)
         for path, text in texts(kustomization.data)
-        if (path[0] in _NAMES_FILES or path[-1] == "path") and len(text) < _LONGEST_NAME
+        # A patch may stand in place of its file.
+        if (path[0] in _NAMES_FILES or path[-1] == "path")
+        and "\n" not in text
+        and len(text) <= _LONGEST_NAME
     ]
-    return sorted(found, key=lambda each: each[0][0] not in _FOLDERS)
-
-
-def _readable(file: Path) -> list[Manifest]:
-    """Return a file's objects; the renderer reports what is wrong with it."""
-    try:
-        return _objects(read_documents(file))
-    except TemplateError:
-        return []
 
 
 def _chosen(
-    trees: list[_Tree], environment: str, named: set[Path], unread: list[Unread]
-) -> list[_Tree]:
+    trees: list[_Tree], environment: str, named: set[Path]
+) -> tuple[list[_Tree], list[Unread]]:
     """Return the kustomizations to render: of those with one base, the named or environment's."""
-    groups: list[list[_Tree]] = []
+    found, unread = [], []
     for tree in trees:
-        same = [group for group in groups if any(map(tree.is_variant_of, group))]
-        groups = [each for each in groups if each not in same]
-        groups.append([*(each for group in same for each in group), tree])
-    found: list[_Tree] = []
-    for group in groups:
-        own = [each for each in group if each.folder.resolve() in named]
-        matching = [each for each in group if environment in each.folder.parts]
-        if own or len(group) == 1:
-            found += own or group
-        elif 0 < len(matching) < len(group):
-            found += matching
-        else:
-            first, *_ = ordered = sorted(group, key=lambda each: each.folder)
-            listed = ", ".join(str(each.folder) for each in ordered)
+        variants = sorted(
+            (each for each in trees if tree.is_variant_of(each)), key=lambda each: each.root.file
+        )
+        matching = [each for each in variants if environment in each.folder.parts]
+        chosen = [each for each in variants if each.folder in named]
+        if not chosen and len(matching) < len(variants):
+            chosen = matching
+        if tree in chosen or len(variants) == 1:
+            found.append(tree)
+        elif not chosen:
+            listed = ", ".join(str(each.root.path.parent) for each in variants)
             reason = f"several overlays: {listed}; name one of these folders, or an --environment"
-            unread.append(Unread(first.root.where(), reason))
-    return found
+            unread.append(Unread(variants[0].root.where(), reason))
+    return found, unread
 
 
 def _kustomized(tree: _Tree) -> list[Manifest]:
     """Return the output of Kustomize, each object with the lines of the object of its name."""
-    hint = f"name the output of `kubectl kustomize {tree.folder}`"
+    folder = tree.root.path.parent
     for document in tree.folders.values():
-        for path, text in _names(document):
-            if _REMOTE.search(text):
-                raise TemplateError(f"{text} is elsewhere; {hint}", document.where(*path))
-        for key in _CHARTS:
-            if document.at(key):
-                raise TemplateError(f"{key} is not rendered; {hint}", document.where(key))
-    program = shutil.which("kubectl") or shutil.which("kustomize")
-    if program is None:
-        raise TemplateError(f"kustomization found: install kubectl, or {hint}")
-    verb = "build" if Path(program).name.startswith("kustomize") else "kustomize"
-    output = _run(program, verb, str(tree.folder.resolve()))
-    sources: dict[str, list[Manifest]] = defaultdict(list)
-    for found in tree.files.values():
-        for each in found:
-            sources[each.kind].append(each)
+        elsewhere = [path for path, text in _names(document) if _REMOTE.search(text)]
+        elsewhere += [(key,) for key in _CHARTS if document.at(key)]
+        for path in elsewhere:
+            reason = (
+                f"{document.at(*path)!s:.200} is elsewhere; name the output of `kubectl kustomize"
+            )
+            raise TemplateError(f"{reason} {folder}`", document.where(*path))
+    output = _run(folder, "kubectl", "kustomize")
     made: list[Manifest] = []
     for each in _objects(parse_documents(output, tree.root.path)):
         # Kustomize adds a prefix, suffix or hash to the name.
-        same = [one for one in sources[each.kind] if one.name in each.name]
-        source = max(same, key=lambda one: len(one.name), default=each)
+        same = [one for one in tree.manifests if one.kind == each.kind and one.name in each.name]
+        source = max(same, key=lambda one: len(one.name), default=tree.root)
         lines = source.lines if same else None
         made.append(replace(each, path=source.path, file=source.file, lines=lines))
     return made
@@ -279,25 +266,16 @@ def _kustomized(tree: _Tree) -> list[Manifest]:
 
 def _templated(chart: Manifest, environment: str) -> list[Manifest]:
     """Return the output of Helm, each object with the template that it comes from."""
-    folder, program = chart.path.parent, shutil.which("helm")
-    hint = f"name the output of `helm template {folder}`"
+    folder = chart.path.parent
     if chart.at("type") == "library":
         return []
-    if program is None:
-        raise TemplateError(f"chart found: install helm, or {hint}")
     forms = ("values-{}.yaml", "values.{}.yaml", "values/{}.yaml")
     files = [(folder / form.format(environment)).resolve() for form in forms if environment]
-    values = [f"--values={file}" for file in files if file.is_file()]
-    try:
-        output = _run(program, "template", str(folder.resolve()), *values)
-    except _RefusedError as error:
-        # A chart may need values or dependencies that are elsewhere.
-        raise TemplateError(f"{error}; {hint}") from None
-    marks = [(output.count("\n", 0, m.start()) + 1, m[1].strip()) for m in _SOURCE.finditer(output)]
+    options = [f"--values={file}" for file in files if file.is_file()]
+    _, *parts = _SOURCE.split(_run(folder, "helm", options=options))
     made = []
-    for each in _objects(parse_documents(output, chart.path)):
-        before = [name for line, name in marks if each.lines and line <= each.lines.line]
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
         # The name begins with the chart's, not with the folder's.
-        file = folder / before[-1].partition("/")[2] if before else chart.path
-        made.append(replace(each, path=file, file=str(file), lines=None))
+        file = folder / name.strip().partition("/")[2]
+        made += [replace(each, lines=None) for each in _objects(parse_documents(text, file))]
     return made
