@@ -173,12 +173,8 @@ class Budget:
         limit = database.max_connections
         if self.is_close:
             low, high = database.bounds or (0, 0)
-            limit = unknown(
-                f"it is an estimate: {low:,} to {high:,} connections are available, and "
-                f"{self.known:,} are needed; give the server's own number with --database-url or "
-                f"--max-connections",
-                limit.where,
-            )
+            reason = f"it is an estimate: {low:,} to {high:,} connections are available"
+            limit = unknown(f"{reason}, and {self.known:,} are needed", limit.where)
         of_limits = {"max_connections": limit, "reserved": database.reserved}
         how = Answer("--reserve", "N")
         if not limit.is_known:

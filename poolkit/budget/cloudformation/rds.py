@@ -67,8 +67,7 @@ def _database(resource: Resource, members: list[Resource]) -> Database:
     if engine is None:
         # AWS wants an engine, unless a snapshot has one.
         copies = ("DBSnapshotIdentifier", "SnapshotIdentifier", "SourceDBClusterIdentifier")
-        is_copy = any(map(resource.get, copies))
-        engine = Unknown("its snapshot decides") if is_copy else "postgres"
+        engine = Unknown("its snapshot decides") if any(map(resource.get, copies)) else "postgres"
     name = engine if isinstance(engine, str) else ""
     found = [_limit(each, resource, name) for each in members or [resource]]
     # Any member may become the writer, so the smallest one counts; an unknown one may be that one.
@@ -180,10 +179,9 @@ def _capacity(resource: Resource) -> tuple[float, float, str]:
 
 def rds_proxies(stacks: Sequence[Stack]) -> Iterator[Pooler]:
     """Return the RDS proxies of some stacks, each with the databases of its target group."""
-    kinds = ("AWS::RDS::DBProxy", "AWS::RDS::DBProxyTargetGroup")
-    proxies, groups = ([e for stack in stacks for e in stack.of_type(kind)] for kind in kinds)
+    groups = [each for stack in stacks for each in stack.of_type("AWS::RDS::DBProxyTargetGroup")]
     path = ("ConnectionPoolConfigurationInfo", "MaxConnectionsPercent")
-    for proxy in proxies:
+    for proxy in (each for stack in stacks for each in stack.of_type("AWS::RDS::DBProxy")):
         own = [each for each in groups if _names(each.get("DBProxyName"), proxy, ("DBProxyName",))]
         percents = [_setting(each, *path, most=100) for each in own if each.get(*path) is not None]
         default = known(100, "MaxConnectionsPercent is 100 by default", proxy.where())
