@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolkit.budget.limits import setting
 from poolkit.budget.model import Quantity, known, total, unknown
 from poolkit.budget.processes import option, processes, started
 from poolkit.budget.signs import is_about_database, uses_database
@@ -25,6 +26,7 @@ _ASSIGNMENT = re.compile(
     r"(?P<pool_size>\d+)\+(?P<max_overflow>\d+)(?:x(?P<processes>\d+))?(?:@(?P<instances>\d+))?"
 )
 _AT_ONCE = re.compile(r"(?<![&>])&(?![&>])|\bxargs\b|\bparallel\b")
+_SETTINGS_FILE = re.compile(r"\.(conf|ini|properties)$")
 _URL_NAME = re.compile(r"(url|uri|dsn)$", re.IGNORECASE)
 _FIELDS = ("TARGET", "ENVIRONMENT", "POOL", "POOL_SIZE", "MAX_OVERFLOW")
 _DECISIVE = tuple(f"POOLKIT_{field}" for field in _FIELDS)
@@ -149,10 +151,7 @@ def _of_software(
     elif software is not None and role == "client":
         if software.embedded and not uses_database(workload):
             return None
-        name, size = software.name, workload.number(*software.pool)
-        # A secret with unknown names may set the variable.
-        if size is None and software.default is not None and not workload.hidden_variables:
-            size = known(software.default, f"the default of {name}", workload.where)
+        name, size = software.name, _of_client(workload, software)
         further = workload.text(software.further)
         overflow = int(further) if further.isdecimal() else software.overflow
         overflow = 0 if further == "false" else overflow
@@ -169,6 +168,22 @@ def _of_software(
         size = unknown(f"{size.origin} is 0, which is no limit", workload.where)
     one = known(1, f"{name} is one process") if is_one else count
     return Pool(workload.processes or one, size, known(overflow, name))
+
+
+def _of_client(workload: Workload, software: Software) -> Quantity | None:
+    """Return the pool of known software: by its option, its variable or its default."""
+    words = workload.command or ()
+    if (given := option(words, software.options)) is not None:
+        name, origin = software.options[0], workload.command_origin
+        return setting(given, name, f"{origin} ({name})", workload.where)
+    if (found := workload.number(*software.pool)) is not None or software.default is None:
+        return found
+    if any(map(_SETTINGS_FILE.search, (*words, *workload.mounted))):
+        return unknown(f"a file may set the pool of {software.name}", workload.where)
+    # A secret with unknown names may set the variable.
+    if workload.hidden_variables:
+        return None
+    return known(software.default, f"the default of {software.name}", workload.where)
 
 
 def _of_single_client(workload: Workload) -> Quantity:

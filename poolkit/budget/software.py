@@ -51,6 +51,8 @@ class Software:
     """The engine, if it is a server."""
     pool: tuple[str, ...] = ()
     """The variables that set the most connections of one process, or a server's max_connections."""
+    options: tuple[str, ...] = ()
+    """The options of its command line that set them."""
     default: int | None = None
     """The connections without these variables; None: unknown."""
     overflow: int = 0
@@ -110,7 +112,7 @@ def _built_in() -> tuple[Software, ...]:
 
 
 def _software(entry: Mapping[str, Any]) -> Software:
-    lists = ("images", "pool", "programs", "needs")
+    lists = ("images", "pool", "options", "programs", "needs")
     if isinstance(entry.get("pool"), int):
         entry = {**entry, "pool": (), "default": entry["pool"]}
     values: dict[str, Any] = {

@@ -207,6 +207,23 @@ def test_known_software_has_its_pool(image, variables, expected):
 
 
 @pytest.mark.parametrize(
+    ("image", "command", "mounted", "expected"),
+    [
+        ("keycloak/keycloak", "start --db-pool-max-size=30", "", (1, 30, 0)),
+        ("keycloak/keycloak", "start --db-pool-max-size ?", "", (1, None, 0)),
+        ("keycloak/keycloak", "start --import-realm", "", (1, 100, 0)),
+        ("keycloak/keycloak", "start", "/opt/keycloak/conf/keycloak.conf", (1, None, 0)),
+        ("postgrest/postgrest", "postgrest /etc/rest.conf", "", (1, None, 1)),
+    ],
+)
+def test_an_option_or_a_file_sets_the_pool_of_known_software(image, command, mounted, expected):
+    """The default holds only without both."""
+    files = {mounted: ""} if mounted else {}
+    found = container(image, *command.split(), mounted=files, KC_DB="postgres", PGRST_DB_URI="x")
+    assert numbers(found) == expected
+
+
+@pytest.mark.parametrize(
     ("command", "expected"),
     [
         ("alembic upgrade head", (1, 1, 0)),
