@@ -348,6 +348,29 @@ def test_what_a_release_of_helm_deploys_is_unread(budget):
     assert (found.needed, found.verdict) == (44, "cannot be shown to fit")
 
 
+def test_a_network_that_exists_already_leads_to_no_database(budget):
+    """The function and the database are in one network, which is no sign."""
+    network = resource("data.aws_vpc.main", {"default": True, "cidr_block": "10.0.0.0/16"})
+    to_network = [Ref("data.aws_vpc.main.id")]
+    client = function(variables={"BUCKET": "b"}, vpc_config=[{"subnet_ids": to_network}])
+    found = budget(Module(*rds(db_subnet_group_name=to_network), network, client))
+    assert found.verdict == "nothing to count"
+
+
+def test_the_secret_of_a_task_in_a_state_leads_to_the_database(folder):
+    """The name of the variable shows nothing, and the secret depends on the database."""
+    arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:app-AbCdEf"
+    secret = resource("aws_secretsmanager_secret.app", {"name": "app", "arn": arn})
+    version = resource("aws_secretsmanager_secret_version.app", {"secret_id": arn})
+    version["depends_on"] = ["aws_db_instance.db", "aws_secretsmanager_secret.app"]
+    definitions = [{"name": "app", "secrets": [{"name": "CONFIG", "valueFrom": arn}]}]
+    parts = ecs(json.dumps(definitions), task_definition="web:7")
+    parts[0]["values"]["arn"] = "arn:aws:ecs:eu-west-1:111122223333:task-definition/web:7"
+    parts[1]["depends_on"] = ["aws_ecs_task_definition.task"]
+    folder.write("state.json", Module(*rds(address=HOST), secret, version, *parts).state())
+    assert [each.name for each in folder.budget("state.json").services] == ["web"]
+
+
 def test_what_never_connects_does_not_count(budget):
     """An alarm on the database opens no connection to it."""
     alarm = resource(

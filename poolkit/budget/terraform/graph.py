@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _KEY = r'\[(?:\d+|"(?:[^"\\]|\\.)*")\]'
 _STEP = re.compile(rf"([\w-]+)({_KEY})?")
-_MODULE = re.compile(rf"(?:(.*)\.)?module\.([\w-]+)({_KEY})?")
 
 
 class _Name(NamedTuple):
@@ -84,10 +83,7 @@ class Graph:
         self.file, self.stack = document.file, re.sub(r"\W+", "-", document.file)
         self.is_partial = document.at("complete") is False or document.at("errored") is True
         self.nodes: dict[str, Node] = {}
-        # By the module around them: the instances of a resource, and those of a module.
-        self._instances: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self._modules: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
-        # By an address without keys: instances, and calls of modules.
+        # Instances of resources and modules, and the calls of modules, by an address without keys.
         self._unkeyed: dict[str, list[str]] = defaultdict(list)
         self._calls: dict[str, dict[str, Any]] = {}
         self._named: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -119,6 +115,7 @@ class Graph:
             # Data sources that are not read yet stand nowhere else.
             if found.get("mode") == "data" and address not in present:
                 every.append(((), {**found, "address": address}))
+        modules = dict[str, None]()
         for path, found in every:
             address = str(found.get("address"))
             unkeyed = re.sub(_KEY, "", address)
@@ -128,11 +125,11 @@ class Graph:
             name = f"{'data.' if node.is_data else ''}{kind}.{found.get('name')}"
             node.scope = scope = address.removesuffix(f"{name}{node.key}").rstrip(".")
             self.nodes[address] = node
-            self._instances[scope, name].append(address)
             self._unkeyed[unkeyed].append(address)
-            while match := _MODULE.fullmatch(scope):
-                self._modules[match[1] or "", match[2]][scope] = None
-                scope = match[1] or ""
+            while scope and scope not in modules:
+                modules[scope] = None
+                self._unkeyed[re.sub(_KEY, "", scope)].append(scope)
+                scope = _around(scope)
 
     def _dependencies(self, node: Node) -> set[str]:
         every = [self._unkeyed[str(name)] for name in _list(node.written.get("depends_on"))]
@@ -212,7 +209,10 @@ class Graph:
             elif kind == "module":
                 todo += self._outputs(name, steps)
             else:
-                for each, attribute in self._instances_of(name, steps):
+                size = 3 if kind == "data" else 2
+                base = ".".join(step for step, _ in steps[:size])
+                attribute = steps[size][0] if len(steps) > size else ""
+                for each in self._instances(name, base, steps[:size][-1][1]):
                     value = get_path(self.nodes[each].written, "values", attribute)
                     unknown = get_path(self.nodes[each].change, "after_unknown", attribute)
                     if not is_open or value is None or unknown:
@@ -222,29 +222,27 @@ class Graph:
 
     def _outputs(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[_Name]:
         """Return the references of a module's output; without an output, those of all."""
+        called = f"module.{steps[1][0]}"
         # A module without resources has no instances in the file.
-        alone = f"{name.scope}.module.{steps[1][0]}".removeprefix(".")
-        children = [*self._modules.get((name.scope, steps[1][0]), (alone,))]
-        for child in _with_key(children, steps[1][1] or name.key):
+        alone = f"{name.scope}.{called}".removeprefix(".")
+        for child in self._instances(name, called, steps[1][1]) or [alone]:
             call = self._calls.get(re.sub(_KEY, "", child))
             outputs = _dict(get_path(call, "module", "outputs"))
             for output in [steps[2][0]] if len(steps) > 2 else outputs:
                 yield from _names(outputs.get(output), None, child, "")
 
-    def _instances_of(self, name: _Name, steps: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Return the addresses of a resource or data source, with the attribute of the reference."""
-        size = 3 if steps[0][0] == "data" else 2
-        base, scope = ".".join(step for step, _ in steps[:size]), re.sub(_KEY, "", name.scope)
-        own = self._instances.get((name.scope, base)) or self._instances.get((scope, base), [])
-        attribute = steps[size][0] if len(steps) > size else ""
-        for each in _with_key(own, steps[:size][-1][1] or name.key):
-            yield each, attribute
+    def _instances(self, name: _Name, base: str, key: str) -> list[str]:
+        """Return the addresses of a resource or module: in the module of the reference, by its key."""
+        prefix = f"{name.scope}." if name.scope else ""
+        every = self._unkeyed.get(re.sub(_KEY, "", prefix) + base, [])
+        own = [each for each in every if each.startswith(prefix)] or every
+        key = key or name.key
+        return [each for each in own if key and each.endswith(key)] or own
 
     def _outside(self, scope: str, expression: Any) -> Iterator[_Name]:
         """Return the references of an expression in the call of a module."""
-        if match := _MODULE.fullmatch(scope):
-            call = self._calls.get(re.sub(_KEY, "", scope))
-            yield from _names(expression, call, match[1] or "", match[3] or "")
+        call, key = self._calls.get(re.sub(_KEY, "", scope)), re.search(rf"{_KEY}$", scope)
+        return _names(expression, call, _around(scope), key[0] if key else "")
 
     # -- finding ----------------------------------------------------------------------------
 
@@ -304,9 +302,9 @@ def _first(found: Any, path: str) -> Any:
     return found
 
 
-def _with_key(addresses: list[str], key: str) -> list[str]:
-    """Return the addresses with a key of count or for_each, or all if there is no such key."""
-    return [each for each in addresses if key and each.endswith(key)] or addresses
+def _around(scope: str) -> str:
+    """Return the module that calls a module; empty for the root."""
+    return re.sub(rf"(^|\.)module\.[\w-]+({_KEY})?$", "", scope)
 
 
 def _names(expression: Any, owner: Any, scope: str, key: str) -> Iterator[_Name]:

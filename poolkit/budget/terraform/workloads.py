@@ -34,6 +34,7 @@ from poolkit.budget.model import (
 from poolkit.budget.read.documents import Document
 from poolkit.budget.read.parameters import Environment
 from poolkit.budget.read.values import Reference, Unknown, get_path, references, walk, why_unknown
+from poolkit.budget.signs import uses_database
 from poolkit.budget.tables import table
 from poolkit.budget.terraform.graph import Graph, resources
 
@@ -118,24 +119,10 @@ def describe_terraform(document: Document) -> Description:
     template = Document(path, str(path), {"Resources": plan.template()}, None, places)
     found = describe_templates([template], Environment(), {})
     pods = describe_manifests([*plan.manifests()], "")
-    nodes = {plan.key(name): each for name, each in plan.nodes.items()}
-    workloads, signs = list[Workload](), dict[Any, tuple[Evidence, ...]]()
-    for each in found.workloads:
-        node = nodes.get(each.resource) if each.resource else None
-        if node and plan.runs_pods(node):
-            signs[each.resource] = each.evidence
-        elif node and _is_stand_in(node):
-            reason = f"the number of connections of {node.type} is unknown"
-            number = unknown(reason, node.where)
-            workloads.append(dataclasses.replace(each, platform=node.type, instances=number))
-        else:
-            workloads.append(each)
-    for each in map(plan.placed, pods.workloads):
-        evidence = (*each.evidence, *signs.get(each.resource, ()))
-        workloads.append(dataclasses.replace(each, evidence=evidence))
+    workloads = [*plan.workloads(found, pods)]
     return dataclasses.replace(
         found,
-        workloads=tuple(plan.with_signs(workloads, found.aliases)),
+        workloads=tuple(workloads),
         databases=tuple(plan.named_by_platform(plan.limited(each)) for each in found.databases),
         poolers=tuple(map(plan.named_by_platform, found.poolers)),
         unread=(*found.unread, *map(plan.placed, pods.unread), *plan.unread(workloads)),
@@ -158,6 +145,11 @@ def _is_carrier(node: Node) -> bool:
 def _is_stand_in(node: Node) -> bool:
     """Return whether the template has a resource for its signs only: CloudFormation has no such type."""
     return node.is_data or not _rule("cloudformation", node.type)
+
+
+def _connects(workload: Workload) -> bool:
+    is_led = any(each.leads_to for each in workload.variables.values())
+    return bool(is_led or workload.evidence or uses_database(workload))
 
 
 class _Plan:
@@ -188,30 +180,27 @@ class _Plan:
         return {name for identity, name in self._identities.items() if identity in text}
 
     def _add_edges(self) -> None:
-        """Add what a resource leads to by its values, its parts, and the password that it has."""
+        """Add what a resource leads to by its values and its parts."""
         nodes, rules = self.nodes, table("terraform")
         for name, node in nodes.items():
             node.refers_to |= self._named("\n".join(_texts(node.values))) - {name}
         for node in nodes.values():
             for name in [*node.refers_to]:
-                # A secret leads to what its version refers to.
+                # A secret leads to what its version refers to, and a service to what its task does.
                 if nodes[name].type == rules["holders"].get(node.type):
                     nodes[name].refers_to |= node.refers_to - {name}
-                # Containers that the plan does not show may have all that their task refers to.
-                if not isinstance(nodes[name].values.get("container_definitions", ""), str):
+                elif nodes[name].type == "aws_ecs_task_definition":
                     node.refers_to |= nodes[name].refers_to
-        for name, node in nodes.items():
-            # What has the server's own password has it for connections to the server.
-            todo = [*node.refers_to] if _is(node.type, "servers") else []
-            while todo:
-                part = nodes[todo.pop()]
-                if _is(part.type, "credentials") and name not in part.refers_to:
-                    todo += part.refers_to
-                    part.refers_to.add(name)
-        # A service has a task definition, and that may have a secret that is not shown.
-        for node in [*nodes.values()] * 3:
-            hidden = {nodes[each].hidden for each in node.refers_to if _is_carrier(nodes[each])}
-            node.hidden = node.hidden or max(hidden, default="")
+        for node in nodes.values():
+            if _is(node.type, "servers"):
+                # What has the server's own password has it for connections to the server. A
+                # network that exists already, and the like, leads to no server.
+                behind = [nodes[each].refers_to for each in node.refers_to if nodes[each].is_data]
+                node.refers_to = {
+                    each
+                    for each in node.refers_to.union(*behind)
+                    if _is(nodes[each].type, "credentials") or not _is_carrier(nodes[each])
+                }
 
     # -- workloads --------------------------------------------------------------------------
 
@@ -287,14 +276,18 @@ class _Plan:
         names = ("ingress", "cidr_blocks", "cidr_ipv4", "cidr_ipv6", "ipv6_cidr_blocks")
         is_out = node.values.get("type") == "egress" or "egress" in node.type
         texts = [] if is_out else _texts([node.values.get(each) for each in names])
-        ranges = {each for each in texts if re.search(r"/(?!32$)\d+$", each)}
-        sources: list[dict[str, Any]] = [{"CidrIp": each} for each in sorted(ranges)]
+        ranges = [each for each in texts if re.search(r"/(?!32$)\d+$", each)]
+        sources: dict[str, dict[str, Any]] = {
+            "groups": {"SourceSecurityGroupId": groups},
+            "ranges": {"CidrIp": ranges},
+        }
         return {
-            f"{node.address} {number}": {
+            f"{node.address} {name}": {
                 "Type": "AWS::EC2::SecurityGroupIngress",
                 "Properties": {"GroupId": groups, **source},
             }
-            for number, source in enumerate([{"SourceSecurityGroupId": groups}, *sources])
+            for name, source in sources.items()
+            if name == "groups" or ranges
         }
 
     def manifests(self) -> Iterator[Document]:
@@ -338,40 +331,47 @@ class _Plan:
             where = SourceLocation(self._graph.file, 1)
             yield Unread(where, "the plan is not complete: make one without -target")
 
-    def with_signs(
-        self, workloads: Sequence[Workload], aliases: Mapping[ResourceKey, frozenset[ResourceKey]]
-    ) -> Iterator[Workload]:
-        """Add what the texts of variables name, and what the plan hides."""
-        shown, changed = defaultdict[Any, set[ResourceKey]](set), list[Workload]()
-        for workload in workloads:
-            variables = {name: self._led(each) for name, each in workload.variables.items()}
-            changed.append(dataclasses.replace(workload, variables=variables))
-            for key in (key for each in variables.values() for key in each.leads_to):
-                shown[workload.resource] |= {key, *aliases.get(key, ())}
-        for workload in changed:
-            node = self.nodes.get(workload.resource.logical_id) if workload.resource else None
-            # A task that nothing starts is run by hand.
-            if node is None or workload.unit == "one-off task":
-                yield workload
+    def workloads(self, found: Description, pods: Description) -> Iterator[Workload]:
+        """Return the workloads of the template and of the manifests, with all their signs."""
+        placed = [
+            dataclasses.replace(
+                self.placed(each),
+                variables={name: self._led(one) for name, one in each.variables.items()},
+            )
+            for each in pods.workloads
+        ]
+        signs, explained = {}, {each.resource for each in placed if _connects(each)}
+        for each in found.workloads:
+            node = self.nodes.get(each.resource.logical_id) if each.resource else None
+            if node and self.runs_pods(node):
+                signs[each.resource] = each.evidence
                 continue
-            # What one container of a resource uses is no sign that the others use it.
-            evidence = [
-                each
-                for each in workload.evidence
-                if not (each.leads_to and shown[workload.resource].issuperset(each.leads_to))
-            ]
-            evidence += [Evidence(reason=node.hidden)] if node.hidden else []
-            yield dataclasses.replace(workload, evidence=tuple(evidence))
+            if node and _is_stand_in(node):
+                variables = {name: self._led(one) for name, one in each.variables.items()}
+                each = dataclasses.replace(each, platform=node.type, variables=variables)  # noqa: PLW2901
+            yield self._with_hidden(each)
+        for each in placed:
+            # What a resource refers to is explained by its container that connects.
+            is_alone = _connects(each) or each.resource not in explained
+            evidence = (*each.evidence, *(signs.get(each.resource, ()) if is_alone else ()))
+            yield self._with_hidden(dataclasses.replace(each, evidence=evidence))
+
+    def _with_hidden(self, workload: Workload) -> Workload:
+        """Return a workload with the sign that the plan hides what its variables refer to."""
+        node = self.nodes.get(workload.resource.logical_id) if workload.resource else None
+        # A task that nothing starts is run by hand.
+        if node is None or not node.hidden or workload.unit == "one-off task":
+            return workload
+        evidence = (*workload.evidence, Evidence(reason=node.hidden))
+        return dataclasses.replace(workload, evidence=evidence)
 
     def _led(self, variable: Variable) -> Variable:
-        """Return a variable with all resources that its text names."""
-        text, reason = variable.text or "", variable.reason
-        names = _REFERENCE.findall(text)
-        found = sorted({*names, *self._named(text)} & self.nodes.keys())
-        leads_to = (*variable.leads_to, *map(self.key, found))
+        """Return a variable with the resources that its text refers to."""
+        names = _REFERENCE.findall(variable.text or "")
         if not names:
-            return dataclasses.replace(variable, leads_to=leads_to)
+            return variable
         reason = "it is known only after apply, or sensitive"
+        leads_to = (*variable.leads_to, *(self.key(each) for each in names if each in self.nodes))
         return dataclasses.replace(variable, text=None, reason=reason, leads_to=leads_to)
 
     # -- databases --------------------------------------------------------------------------
