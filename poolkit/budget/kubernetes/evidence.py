@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.kubernetes.objects import items, kinds, mappings, texts
+from poolkit.budget.kubernetes.objects import can_be_same, items, kinds, mappings, texts
 from poolkit.budget.model import Evidence, Variable
 from poolkit.budget.read.values import get_path
 from poolkit.budget.signs import hosts_in, is_about_database
@@ -51,18 +51,13 @@ class Signs:
         self._network: dict[int, list[Evidence]] = defaultdict(list)
         for key, database in clusters.items():
             operator = kinds("operators")[key.logical_id.partition("/")[0]]
-            self._secrets += [
-                (each.format(database.name), "*", key) for each in operator["secrets"]
-            ]
-            for host in database.hosts:
-                self._hosts[host].append(key)
+            names = [(each.format(database.name), "*") for each in operator["secrets"]]
+            self._add_server(key, database.hosts, names)
         for pod, path, workload in made:
             own = workload.resource
             if own and (is_server(workload) or is_pooler(workload)):
                 self._in_pod[id(pod)].append(own)
-                self._secrets += [(*each, own) for each in _secrets_of(pod, path)]
-                for host in workload.hosts:
-                    self._hosts[host].append(own)
+                self._add_server(own, workload.hosts, _secrets_of(pod, path))
         # Names without a namespace that stand for another server in each namespace.
         self._shared = {
             host
@@ -70,6 +65,13 @@ class Signs:
             if "." not in host and len({key.stack for key in keys}) > 1
         }
         self._add_networks()
+
+    def _add_server(
+        self, key: ResourceKey, hosts: Iterable[str], secrets: Iterable[tuple[str, str]]
+    ) -> None:
+        self._secrets += [(name, part, key) for name, part in secrets]
+        for host in hosts:
+            self._hosts[host].append(key)
 
     def of(self, pod: Pod, path: ValuePath, workload: Workload) -> Workload:
         """Return a container with its evidence."""
@@ -94,7 +96,7 @@ class Signs:
         for name, each in workload.variables.items():
             keys = beside if _LOCAL.search(each.text or "") else ()
             for host in sorted(hosts_in(each.text or "") & self._shared):
-                keys += tuple(key for key in self._hosts[host] if _is_near(key, namespace))
+                keys += tuple(key for key in self._hosts[host] if can_be_same(key.stack, namespace))
             variables[name] = replace(each, leads_to=keys) if keys else each
         evidence = tuple(replace(each, where=workload.where) for each in dict.fromkeys(found))
         hosts = self.own_hosts(workload.hosts)
@@ -128,7 +130,7 @@ class Signs:
         for host in dict.fromkeys(hosts):
             # Without a namespace in it, a name is one of the pod's own namespace.
             keys = self._hosts.get(host, ())
-            keys = [each for each in keys if "." in host or _is_near(each, namespace)]
+            keys = [each for each in keys if "." in host or can_be_same(each.stack, namespace)]
             if keys:
                 yield Evidence(reason=f"{reason} names {host}", leads_to=tuple(keys))
 
@@ -137,7 +139,7 @@ class Signs:
             key
             for pattern, own, key in self._secrets
             if (own == part or "*" in (own, part))
-            and _is_near(key, namespace)
+            and can_be_same(key.stack, namespace)
             and fnmatchcase(name, pattern)
         )
         is_about = is_about_database(name.replace("-", "_"), Variable(text=None, origin=""))
@@ -156,7 +158,9 @@ class Signs:
         for pod in self._objects.pods:
             reached += () if id(pod) in isolated else self._in_pod[id(pod)]
         for key in reached:
-            near = [each for each in self._objects.pods if _is_near(key, each.object.namespace)]
+            near = [
+                each for each in self._objects.pods if can_be_same(key.stack, each.object.namespace)
+            ]
             self._add_sign(near, "its network", (key,))
 
     def _add_policy(self, policy: Manifest, own: list[Pod]) -> None:
@@ -195,11 +199,6 @@ class Signs:
             name = "kubernetes.io/metadata.name"
             namespace = str(get_path(namespaces, "matchLabels", name) or "")
         return [each for each in pods if each.object.is_near(namespace)]
-
-
-def _is_near(key: ResourceKey, namespace: str) -> bool:
-    """Return whether a server can be in a namespace."""
-    return key.stack == namespace or not (key.stack and namespace)
 
 
 def _secrets_of(pod: Pod, path: ValuePath) -> Iterator[tuple[str, str]]:

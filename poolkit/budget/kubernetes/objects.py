@@ -52,15 +52,15 @@ class Manifest(Document):
     def pod_path(self) -> ValuePath:
         """The path to the pod of an object of a known kind; empty for other kinds."""
         known = kinds("pods").get(self.type)
-        return tuple(known["pod"].split(".")) if known else ()
+        return tuple(known["pod"].split()) if known else ()
 
     def key(self, *inner: object) -> ResourceKey:
         """Return the key of the object, or of a container in it."""
         return ResourceKey(self.namespace, "/".join([self.type, self.name, *map(str, inner)]))
 
     def is_near(self, namespace: str) -> bool:
-        """Return whether it can be in a namespace; without a name it can be in any."""
-        return self.namespace == namespace or not (self.namespace and namespace)
+        """Return whether it can be in a namespace."""
+        return can_be_same(self.namespace, namespace)
 
     def hosts(self, *names: str) -> list[str]:
         """Return the DNS names of Services in its namespace."""
@@ -82,6 +82,11 @@ def objects(document: Document) -> Iterator[Manifest]:
         if isinstance(item, dict):
             own = document.inside("items", number)
             yield from objects(replace(own, data={**implied, **item}))
+
+
+def can_be_same(one: str, other: str) -> bool:
+    """Return whether two namespaces can be the same; one that is not in the file can be any."""
+    return one == other or not (one and other)
 
 
 def kinds(name: str) -> dict[str, Any]:
@@ -180,21 +185,20 @@ class Objects:
     """The objects of all manifests, found by their kind, name and labels."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        self._by_type: dict[str, list[Manifest]] = defaultdict(list)
-        self._by_name: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
-        self._by_target: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
+        # By type, by type and name, and by what an autoscaler or rollout is about.
+        self._index: dict[tuple[str, ...], list[Manifest]] = defaultdict(list)
         self._by_label: dict[tuple[str, str], list[Pod]] = defaultdict(list)
         for each in (each for document in documents for each in objects(document)):
-            same = self._by_name[each.type, each.name]
+            same = self._index[each.type, each.name]
             # One object can stand in two files: a release beside the sources that it was made from.
             if each.at("metadata", "name") and each.data in [one.data for one in same]:
                 continue
             same.append(each)
-            self._by_type[each.type].append(each)
+            self._index[each.type,].append(each)
             for reference in ("scaleTargetRef", "workloadRef"):
                 if target := fields(each.at("spec", reference)):
                     kind = str(target.get("kind", "Deployment"))
-                    self._by_target[kind, str(target.get("name"))].append(each)
+                    self._index["about", kind, str(target.get("name"))].append(each)
         self.pods = [pod for each in self for pod in self._pods_of(each)]
         for pod in self.pods:
             for key, value in fields(pod.labels).items():
@@ -204,21 +208,22 @@ class Objects:
         self._add_hosts()
 
     def __iter__(self) -> Iterator[Manifest]:
-        return (each for found in self._by_type.values() for each in found)
+        return (each for key, found in self._index.items() if len(key) == 1 for each in found)
 
     def of_type(self, name: str) -> list[Manifest]:
         """Return the objects of a type."""
-        return self._by_type.get(name, [])
+        return self._index.get((name,), [])
 
     def named(self, type_name: str, name: object, namespace: str) -> list[Manifest]:
         """Return the objects of a type and name that can be in a namespace."""
-        found = self._by_name.get((type_name, str(name)), ())
-        return [each for each in found if each.is_near(namespace)]
+        return self._near(namespace, type_name, str(name))
 
     def about(self, manifest: Manifest) -> list[Manifest]:
         """Return the autoscalers of an object, and the rollouts that run its pods."""
-        found = self._by_target.get((manifest.kind, manifest.name), ())
-        return [each for each in found if each.is_near(manifest.namespace)]
+        return self._near(manifest.namespace, "about", manifest.kind, manifest.name)
+
+    def _near(self, namespace: str, *key: str) -> list[Manifest]:
+        return [each for each in self._index.get(key, ()) if each.is_near(namespace)]
 
     def selected(self, selector: Any) -> list[Pod]:
         """Return the pods of all namespaces that a selector selects."""

@@ -31,7 +31,6 @@ CHART_FILE = "Chart.yaml"
 _VERBS = {"kubectl": "kustomize", "kustomize": "build", "helm": "template"}
 _LONGEST_SECONDS = 30
 _LONGEST_NAME = 255
-_OWN = ("HOME", "TMPDIR", "KUBECONFIG", "HELM_PLUGINS", "HELM_CACHE_HOME", "HELM_CONFIG_HOME")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _CLOSED = "http://127.0.0.1:1"
 _CHARTS = ("helmCharts", "helmChartInflationGenerator")
@@ -132,7 +131,7 @@ def _run(folder: Path, *programs: str, options: Sequence[str] = ()) -> str:
             stderr=subprocess.PIPE,
             cwd=home,
             # Git is not found, no plugin is installed, and no configuration of the user's is read.
-            env={**dict.fromkeys(_OWN, home), **dict.fromkeys(_PROXIES, _CLOSED), "PATH": ""},
+            env={**dict.fromkeys(_PROXIES, _CLOSED), "HOME": home, "TMPDIR": home, "PATH": ""},
             start_new_session=True,
         ) as process,
     ):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from poolkit.budget.read.documents import Document, ValuePath
 
 _PERCENT = re.compile(r"(\d+)%")
+_ANNOTATED = (("metadata",), ("spec", "template", "metadata"))
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
@@ -177,7 +178,8 @@ def _entries(
 
 def _most_pods(manifest: Manifest, scalers: list[Manifest]) -> Quantity:
     """Return the most pods outside a rollout."""
-    kind, where = kinds("pods").get(manifest.type), manifest.where("spec")
+    where, other = manifest.where("spec"), f"the number of pods of a {manifest.kind} is unknown"
+    kind = kinds("pods").get(manifest.type) or {"unknown": other, "pods": []}
     rollout = next((each for each in scalers if each.at("spec", "workloadRef")), None)
     if rollout is not None:
         # Argo's Rollout runs the pods of a Deployment in its place.
@@ -186,45 +188,28 @@ def _most_pods(manifest: Manifest, scalers: list[Manifest]) -> Quantity:
     if manifest.kind == "CronJob" and manifest.at("spec", "concurrencyPolicy") in (None, "Allow"):
         reason = "concurrencyPolicy is Allow, so a run that hangs adds to the next ones; set Forbid"
         return unknown(reason, manifest.where("spec", "concurrencyPolicy"))
-    if kind is None or "unknown" in kind:
-        reason = kind["unknown"] if kind else f"the number of pods of a {manifest.kind} is unknown"
-        return unknown(reason, where)
     # An autoscaler also reduces replicas that are above its maximum. An unknown one is the most.
     maxima = [
-        _number(each, "spec.maxReplicaCount", 100)
+        _number(each, "spec maxReplicaCount", 100)
         if each.kind == "ScaledObject"
-        else _number(each, "spec.maxReplicas", None)
+        else _number(each, "spec maxReplicas", None)
         for each in scalers
     ]
-    if maxima:
+    if maxima and "pod" in kind:
         return max(maxima, key=lambda each: float("inf") if each.value is None else each.value)
-    if "pods" in kind:
-        return _number(manifest, kind["pods"], 1)
-    return known(1, str(where), where) if manifest.kind == "Pod" else _serverless(manifest)
+    paths: list[str] = kind["pods"]
+    path = next((each for each in paths if manifest.at(*each.split()) not in (None, 0, "0")), None)
+    if path is None and "unknown" in kind:
+        annotations = [manifest.at(*each, "annotations") for each in _ANNOTATED]
+        if manifest.kind == "Service" and "run.googleapis.com/" in str(annotations):
+            return known(100, f"{where}: the default of Cloud Run", where)
+        return unknown(kind["unknown"], where)
+    return _number(manifest, path or paths[-1], 1) if paths else known(1, str(where), where)
 
 
-def _serverless(manifest: Manifest) -> Quantity:
-    """Return the most instances of a Knative or Cloud Run object."""
-    template, where = ("spec", "template"), manifest.where("spec")
-    if manifest.kind == "Job":
-        # All tasks run at once unless parallelism is less.
-        most = _number(manifest, "spec.template.spec.parallelism", 0)
-        return most if most.value != 0 else _number(manifest, "spec.template.spec.taskCount", 1)
-    own = fields(manifest.at("metadata", "annotations"))
-    revision = fields(manifest.at(*template, "metadata", "annotations"))
-    for name in kinds("serverless")["limits"]:
-        for found in (own.get(name), revision.get(name)):
-            if found not in (None, 0, "0"):
-                return whole_number(found, name, f"{where} ({name})", where)
-    if manifest.kind == "Service" and "run.googleapis.com/" in f"{own} {revision}":
-        return known(100, f"{where}: the default of Cloud Run", where)
-    reason = "it has no maximum number of instances; set autoscaling.knative.dev/max-scale"
-    return unknown(reason, where)
-
-
-def _number(manifest: Manifest, dotted: str, default: int | None) -> Quantity:
+def _number(manifest: Manifest, words: str, default: int | None) -> Quantity:
     """Return the whole number at a path, or the default."""
-    *_, name = path = dotted.split(".")
+    *_, name = path = words.split()
     found, where = manifest.at(*path), manifest.where(*path)
     if found is not None:
         return whole_number(found, name, str(where), where)
@@ -247,9 +232,9 @@ def _overlap(manifest: Manifest) -> Overlap:
     return _surge(manifest, path)
 
 
-def _surge(manifest: Manifest, dotted: str) -> Overlap:
+def _surge(manifest: Manifest, words: str) -> Overlap:
     """Return the additional pods of a rolling update."""
-    path = dotted.split(".")
+    path = words.split()
     found, where = manifest.at(*path), manifest.where(*path)
     text = "25%" if found is None else str(found)
     origin = f"{where} (maxSurge {text}{'' if found is not None else ', the default'})"
@@ -287,9 +272,9 @@ def _clusters(objects: Objects) -> dict[ResourceKey, Database]:
     for type_name, operator in kinds("operators").items():
         for each in objects.of_type(type_name):
             parameters = {
-                name: (value, each.where(*path.split("."), name))
+                name: (value, each.where(*path.split(), name))
                 for path in operator["parameters"]
-                for name, value in fields(each.at(*path.split("."))).items()
+                for name, value in fields(each.at(*path.split())).items()
             }
             lines = [f"{name} = {value}" for name, (value, _) in parameters.items()]
             _, where = parameters.get("max_connections", ("", each.where("spec")))
@@ -312,14 +297,14 @@ def _poolers(objects: Objects) -> Iterator[Workload]:
     """Return the PgBouncer of every cluster, with the settings that its operator gives to it."""
     for type_name, form in kinds("poolers").items():
         for each in objects.of_type(type_name):
-            own, enabled = each.at(*form["of"].split(".")), each.at("spec", form.get("enabled", ""))
+            own, enabled = each.at(*form["of"].split()), each.at("spec", form.get("enabled", ""))
             if enabled is False or (own is None and not enabled):
                 continue
-            pods = _number(each, f"{form['of']}.{form['pods']}", form["default"])
-            settings = fields(get_path(own, *form["settings"].split(".")))
+            pods = _number(each, f"{form['of']} {form['pods']}", form["default"])
+            settings = fields(get_path(own, *form["settings"].split()))
             if "divided" in form:
                 # The operator divides the maximum among the pods; each database has it.
-                most = _number(each, f"{form['of']}.{form['divided']}", 60).value
+                most = _number(each, f"{form['of']} {form['divided']}", 60).value
                 share = most // pods.value if most and pods.value else "unknown"
                 settings = {"max_db_connections": share, "max_client_conn": 10_000}
             cluster = str(each.at("spec", "cluster", "name") or each.name)
@@ -336,7 +321,7 @@ def _poolers(objects: Objects) -> Iterator[Workload]:
                 name=name,
                 image="pgbouncer",
                 instances=pods,
-                overlap=_surge(each, form.get("surge", "spec.none")),
+                overlap=_surge(each, form.get("surge", "spec none")),
                 mounted={"pgbouncer.ini": "\n".join(lines)},
                 resource=each.key("pooler"),
                 hosts=tuple(each.hosts(name)),
