@@ -211,11 +211,9 @@ def _number(manifest: Manifest, words: str, default: int | None) -> Quantity:
     """Return the whole number at a path, or the default."""
     *_, name = path = words.split()
     found, where = manifest.at(*path), manifest.where(*path)
-    if found is not None:
-        return whole_number(found, name, str(where), where)
-    if default is None:
-        return unknown(f"{manifest.kind} {manifest.name} has no {name}", where)
-    return known(default, f"{where}: {default}, the default of {name}", where)
+    if found is None and default is not None:
+        return known(default, f"{where}: {default}, the default of {name}", where)
+    return whole_number(found, name, str(where), where)
 
 
 def _overlap(manifest: Manifest) -> Overlap:
