@@ -15,15 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkit.budget.model import Evidence, ResourceKey
-from poolkit.budget.read.values import (
-    Joined,
-    Reference,
-    Unknown,
-    get_path,
-    identity,
-    references,
-    walk,
-)
+from poolkit.budget.read.values import Joined, Reference, Unknown, get_path, identity, walk
 from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
@@ -146,12 +138,13 @@ class Graph:
 
     def named_in(self, value: Any) -> set[ResourceKey]:
         """Return the resources that a value refers to, or has the names of."""
-        found = {each.resource for each in references(value)}
-        if self._names:
-            texts = (identity(each) for _, each in walk(value) if isinstance(each, str | Joined))
-            for text in texts:
+        found = set[ResourceKey]()
+        for _, each in walk(value):
+            if isinstance(each, Reference):
+                found.add(each.resource)
+            elif self._names and isinstance(each, str | Joined):
                 # A policy template of SAM takes a parameter's name without the first slash.
-                names = [*self._named.findall(text), f"/{text}"]
+                names = [*self._named.findall(identity(each)), f"/{identity(each)}"]
                 found |= {self._names[name] for name in names if name in self._names}
         return found & self.resources.keys()
 
@@ -216,16 +209,18 @@ class Graph:
         """Return the signs of the roles and security groups of a resource and its parts."""
         where, found = resources[0].where(), list[Evidence]()
         keys = {key for each in resources for key in self.mentions(each)}
-        for key in sorted(keys & self._grants.keys()):
-            granted = self._grants[key]
-            reason = f"its role {key.logical_id} may log on to the database or read its secret"
+        granted = [
+            (f"its role {key.logical_id}", self._grants[key])
+            for key in sorted(keys & self._grants.keys())
+        ]
+        granted += [
+            ("its policies", set(self._granted(each.get("Policies")))) for each in resources
+        ]
+        for holder, servers in granted:
             # A grant for every secret is about any database.
-            to = () if None in granted else tuple(sorted(each for each in granted if each))
-            found.append(Evidence(reason=reason, where=where, leads_to=to))
-        for own in (each.get("Policies") for each in resources):
-            if any(True for _ in self._granted(own)):
-                reason = "its policies may log on to a database or read its secret"
-                found.append(Evidence(reason=reason, where=where))
+            to = () if None in servers else tuple(sorted(each for each in servers if each))
+            reason = f"{holder} may log on to the database or read its secret"
+            found += [Evidence(reason=reason, where=where, leads_to=to)] if servers else []
         facts = [self._facts(each) for each in resources]
         groups = frozenset[str]().union(*(each.groups for each in facts))
         for server, (sources, is_wide) in self._doors.items():

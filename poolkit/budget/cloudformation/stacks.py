@@ -10,7 +10,6 @@ CloudFormation Template Reference, "Intrinsic function reference".
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ from poolkit.budget.read.values import (
 from poolkit.errors import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from poolkit.budget.model import Quantity, SourceLocation
     from poolkit.budget.read.documents import Document, ValuePath
@@ -89,16 +88,9 @@ class Stack:
         }
         return {name: each for name, each in every.items() if each.present is not False}
 
-    @cached_property
-    def _by_type(self) -> dict[str, list[Resource]]:
-        found: dict[str, list[Resource]] = {}
-        for each in self.resources.values():
-            found.setdefault(each.type, []).append(each)
-        return found
-
-    def of_type(self, *types: str) -> Iterator[Resource]:
+    def of_type(self, *types: str) -> list[Resource]:
         """Return the resources of some types."""
-        return itertools.chain.from_iterable(self._by_type.get(each, ()) for each in types)
+        return [each for each in self.resources.values() if each.type in types]
 
     def referenced(self, value: Any) -> Resource | None:
         """Return the resource of this stack that a value is a reference to."""
@@ -339,15 +331,12 @@ class Resource:
         written: ValuePath = ("Resources", self.logical_id, "Properties")
         for step in path:
             node, written = self.stack.chosen(node, written)
-            try:
-                if isinstance(node, list) and isinstance(step, int):
-                    # Evaluated lists do not contain AWS::NoValue, so the indexes differ.
-                    chosen = (self.stack.chosen(item, (*written, n)) for n, item in enumerate(node))
-                    places = [n for n, (item, _) in enumerate(chosen) if item != _NO_VALUE]
-                    step = places[step]  # noqa: PLW2901
-                node, written = node[step], (*written, step)
-            except (KeyError, IndexError, TypeError):
-                return None, (*written, step)
+            if isinstance(node, list) and isinstance(step, int):
+                # Evaluated lists do not contain AWS::NoValue, so the indexes differ.
+                chosen = (self.stack.chosen(item, (*written, n)) for n, item in enumerate(node))
+                kept = [n for n, (item, _) in enumerate(chosen) if item != _NO_VALUE]
+                step = dict(enumerate(kept)).get(step, step)  # noqa: PLW2901
+            node, written = get_path(node, step), (*written, step)
         return node, written
 
     def quantity(self, *path: str | int, default: int | None = None, why: str = "") -> Quantity:

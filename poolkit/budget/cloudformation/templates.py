@@ -22,11 +22,7 @@ from poolkit.budget.cloudformation.evidence import types
 from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
-from poolkit.budget.read.parameters import (
-    Environment,
-    ParameterValue,
-    sam_parameters,
-)
+from poolkit.budget.read.parameters import Environment, ParameterValue, sam_parameters
 from poolkit.budget.read.values import get_path, identity
 from poolkit.errors import BudgetError, TemplateError
 

@@ -23,6 +23,7 @@ from poolkit.budget.cloudformation.templates import make_stacks
 from poolkit.budget.model import Description, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.values import (
     Joined,
+    Reference,
     Unknown,
     as_text,
     get_path,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from poolkit.budget.cloudformation.stacks import Resource, Stack
-    from poolkit.budget.model import Evidence, Quantity, ResourceKey, SourceLocation, Unit
+    from poolkit.budget.model import Quantity, ResourceKey, SourceLocation
     from poolkit.budget.read.documents import Document
     from poolkit.budget.read.parameters import Environment, ParameterValue
 
@@ -95,29 +96,23 @@ def _sum(parts: Sequence[Quantity], where: SourceLocation | None) -> Quantity:
 
 
 def _workload(
-    resource: Resource, name: str, platform: str, unit: Unit, instances: Quantity, **fields: Any
+    resource: Resource, graph: Graph, path: tuple[str, ...] = (), **fields: Any
 ) -> Workload:
-    """Return a workload; its number is unknown if it is unknown whether it is deployed."""
-    where = resource.where()
+    """Return a workload with the variables at a path, and with all signs of its resource.
+
+    Its number is unknown if it is unknown whether it is deployed.
+    """
+    where, made = resource.where(), {"overlap": Overlap(), **fields}
+    if path:
+        made["variables"], made["unread_variables"] = _variables(resource, graph, *path)
     if isinstance(resource.present, Unknown):
         reason = f"it is unknown whether it is deployed: {resource.present.reason}"
-        instances = unknown(reason, where)
-    return Workload(
-        name=name,
-        platform=platform,
-        unit=unit,
-        where=where,
-        instances=instances,
-        resource=resource.key,
-        **{"overlap": Overlap(), "variables": {}, **fields},
-    )
-
-
-def _signs(resource: Resource, graph: Graph) -> tuple[Evidence, ...]:
-    """Return every sign that a resource connects, those of its parts too."""
-    parts = graph.parts(resource)
-    keys = {key for each in parts for key in graph.mentions(each)}
-    return graph.direct(keys, resource) + graph.indirect(parts)
+        made["instances"] = unknown(reason, where)
+    if "evidence" not in made:
+        parts = graph.parts(resource)
+        keys = {key for each in parts for key in graph.mentions(each)}
+        made["evidence"] = graph.direct(keys, resource) + graph.indirect(parts)
+    return Workload(where=where, resource=resource.key, **made)
 
 
 # -- variables ------------------------------------------------------------------------------
@@ -188,13 +183,10 @@ def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         for number, container in enumerate(containers):
             inner = get_path(container, "Name")
             own = f"{name}/{inner if isinstance(inner, str) else number}"
-            own = own if len(containers) > 1 else name
-            fields: dict[str, Any] = {"unread_variables": why_unknown(container)}
-            if isinstance(container, dict):
-                fields = _container(task, number, container, graph)
-            found.append(
-                _workload(service, own, "ECS service", "task", tasks, overlap=overlap, **fields)
-            )
+            fields = _container(task, number, container, graph)
+            fields |= {"name": own if len(containers) > 1 else name, "instances": tasks}
+            fields |= {"platform": "ECS service", "unit": "task", "overlap": overlap}
+            found.append(_workload(service, graph, **fields))
         # The role and the security group of a task are explained by the container that connects.
         is_explained = any(each.evidence or uses_database(each) for each in found)
         signs = graph.direct(graph.mentions(service), service) + graph.indirect(parts)
@@ -203,21 +195,21 @@ def _ecs_services(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
             yield dataclasses.replace(each, evidence=each.evidence + more)
 
 
-def _container(
-    task: Resource, number: int, container: Mapping[str, Any], graph: Graph
-) -> dict[str, Any]:
+def _container(task: Resource, number: int, container: Any, graph: Graph) -> dict[str, Any]:
     """Return the fields of a workload that a container definition has."""
     path = ("ContainerDefinitions", number)
     variables, unread = _variables(task, graph, *path, "Environment")
     secrets, _ = _variables(task, graph, *path, "Secrets")
-    if container.get("EnvironmentFiles"):
+    if isinstance(container, Unknown):
+        unread = container.reason
+    elif get_path(container, "EnvironmentFiles"):
         unread = f"its environment files ({task.where(*path, 'EnvironmentFiles')})"
-    lists = [container.get(key) for key in ("EntryPoint", "Command")]
+    lists = [get_path(container, key) for key in ("EntryPoint", "Command")]
     words = [each for listed in lists if isinstance(listed, list) for each in listed]
     return {
         "variables": variables | secrets,
         "unread_variables": unread,
-        "image": _known_part(container.get("Image")),
+        "image": _known_part(get_path(container, "Image")),
         "command": tuple(_known_part(as_text(each), "?") for each in words) or None,
         "command_origin": str(task.where(*path, "Command")),
         "evidence": graph.direct(graph.named_in(container), task),
@@ -306,18 +298,16 @@ def _functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
             number, processes = _managed(function, versions[function.key])
         notes = [note for name, note in types()["notes"].items() if function.get(name) is not None]
         number = dataclasses.replace(number, origin="; ".join([number.origin, *notes]))
-        variables, unread = _variables(function, graph, "Environment", "Variables")
         yield _workload(
             function,
-            _name(function, "FunctionName"),
-            "Lambda function",
-            "execution environment",
-            number,
+            graph,
+            ("Environment", "Variables"),
+            name=_name(function, "FunctionName"),
+            platform="Lambda function",
+            unit="execution environment",
+            instances=number,
             overlap=Overlap(kind="percent", amount=100, origin=f"{function.where()}: {kept}"),
-            variables=variables,
-            unread_variables=unread,
             processes=processes,
-            evidence=_signs(function, graph),
         )
 
 
@@ -357,8 +347,8 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
     def owner(resource: Resource) -> str:
         """Return the name of the web function that an endpoint or a revision belongs to."""
         named = resource.get("FunctionName")
+        named = Reference(*resource.key) if resource.type == _SAM_WEB else named
         key = next((str(each.resource) for each in references(named)), identity(named))
-        key = str(resource.key) if resource.type == _SAM_WEB else key
         return names.get(key, key)
 
     endpoints = [(owner(each), each) for each in _every(stacks, _ENDPOINT, _SAM_WEB)]
@@ -385,18 +375,16 @@ def _web_functions(stacks: Sequence[Stack], graph: Graph) -> Iterator[Workload]:
         # An old revision that is in the template is counted by itself.
         is_alone = sum(own == name for own, _ in revisions) == 1
         origin = f"{where}: the environments of the old revision end after the new ones begin"
-        variables, unread = _variables(revision, graph, *service, "EnvironmentVariables")
         yield _workload(
             revision,
-            name,
-            "Lambda web function",
-            "execution environment",
-            dataclasses.replace(number, origin=bound),
+            graph,
+            (*service, "EnvironmentVariables"),
+            name=name,
+            platform="Lambda web function",
+            unit="execution environment",
+            instances=dataclasses.replace(number, origin=bound),
             overlap=Overlap(kind="percent", amount=100 * is_alone, origin=origin),
-            variables=variables,
-            unread_variables=unread,
             requests=per,
-            evidence=_signs(revision, graph),
         )
 
 
@@ -444,11 +432,14 @@ def _uncounted(resource: Resource, graph: Graph, name: str) -> Workload:
         for key, value in _named_values(each.properties)
     }
     why = "the template does not say how many run at once"
-    number = unknown(why, resource.where())
-    platform = types()["compute"].get(resource.type, resource.type)
-    signs = _signs(resource, graph)
     return _workload(
-        resource, name, platform, "instance", number, variables=variables, evidence=signs
+        resource,
+        graph,
+        name=name,
+        platform=types()["compute"].get(resource.type, resource.type),
+        unit="instance",
+        instances=unknown(why, resource.where()),
+        variables=variables,
     )
 
 
