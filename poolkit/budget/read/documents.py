@@ -106,8 +106,7 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        found: dict[str, Any] = self._typed(dict, "mapping", path)
-        return found
+        return dict(self._typed(dict, "mapping", path))
 
     def items(self, *path: str | int) -> list[Any]:
         """Return a list, an empty one if the path leads nowhere.
@@ -115,8 +114,7 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        found: list[Any] = self._typed(list, "list", path)
-        return found
+        return list(self._typed(list, "list", path))
 
     def mappings(self, *path: str | int) -> list[dict[str, Any]]:
         """Return a list of mappings, an empty one if the path leads nowhere.
@@ -124,7 +122,9 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        return [self.mapping(*path, number) for number in range(len(self.items(*path)))]
+        return [
+            self.mapping(*path, number) for number in range(len(self._typed(list, "list", path)))
+        ]
 
     def _typed(self, kind: Any, name: str, path: ValuePath) -> Any:
         found = self.at(*path)
@@ -178,15 +178,13 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         if found is not None:
             return found
         return [_YamlReader(path).document(node) for node in _nodes(text)]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = SourceLocation(str(path), mark.line + 1 if mark else None)
-        hint = "; run the program that renders this template first" if "{{" in text else ""
-        raise TemplateError(f"not valid YAML: {error.problem}{hint}", where) from None
     except yaml.YAMLError as error:
-        raise TemplateError(
-            f"not valid YAML: {str(error).splitlines()[0]}", SourceLocation(str(path))
-        ) from None
+        # Only an error of the reader of characters has no mark.
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        hint = "; run the program that renders this template first" if "{{" in text else ""
+        where = SourceLocation(str(path), mark.line + 1 if mark else None)
+        raise TemplateError(f"not valid YAML: {problem}{hint}", where) from None
 
 
 def read_variables(text: str) -> dict[str, str]:
@@ -332,55 +330,46 @@ class _YamlReader:
     """The reader that turns the nodes of one document into plain values."""
 
     file: Path
-    _path: list[str | int] = field(default_factory=list)
     _repeated: list[ValuePath] = field(default_factory=list)
     _values: int = 0
 
     def document(self, root: _Node) -> Document:
         """Return the document of a root node."""
-        lines, data = Lines(root.line, partial(_lines, root)), self._value(root)
+        lines, data = Lines(root.line, partial(_lines, root)), self._value(root, ())
         return Document(self.file, str(self.file), data, lines, {}, tuple(self._repeated))
 
-    def _value(self, node: _Node) -> Any:
+    def _value(self, node: _Node, path: ValuePath) -> Any:
         self._values += 1
-        if self._values > _MOST_VALUES or len(self._path) > _DEEPEST:
+        if self._values > _MOST_VALUES or len(path) > _DEEPEST:
             raise _error(node.line, "nested too deeply, or too large, by its aliases (*)")
         value: Any = node.value
         if node.function:
-            self._path.append(node.function)
+            path = (*path, node.function)
         if value is dict:
-            value = self._mapping(node)
+            value = self._mapping(node, path)
         elif value is list:
-            value = []
-            for number, part in enumerate(node.parts):
-                self._path.append(number)
-                value.append(self._value(part))
-                self._path.pop()
-        if not node.function:
-            return value
-        self._path.pop()
-        is_pair = node.function == "Fn::GetAtt" and isinstance(value, str)
-        return {node.function: value.split(".", 1) if is_pair else value}
+            value = [self._value(part, (*path, n)) for n, part in enumerate(node.parts)]
+        if node.function == "Fn::GetAtt" and isinstance(value, str):
+            value = value.split(".", 1)
+        return {node.function: value} if node.function else value
 
-    def _mapping(self, node: _Node) -> dict[str, Any]:
+    def _mapping(self, node: _Node, path: ValuePath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, part in zip(node.parts[::2], node.parts[1::2], strict=True):
-            if key_node.value is dict or key_node.value is list:
-                raise _error(key_node.line, "a key must be text")
             if key_node.value is _MERGE:
                 for each in _merged(part):
                     if each.value is not dict:
                         raise _error(each.line, "<< must be a mapping")
-                    merged = self._value(each) | merged
+                    merged = self._value(each, (*path, "<<")) | merged
                 continue
+            if key_node.value in (dict, list):
+                raise _error(key_node.line, "a key must be text")
             key = str(key_node.value)
-            self._path.append(key)
-            value = self._value(part)
+            value = self._value(part, (*path, key))
             if found.setdefault(key, value) != value:
-                self._repeated.append(tuple(self._path))
+                self._repeated.append((*path, key))
                 found[key] = value
-            self._path.pop()
         return merged | found
 
 
