@@ -10,23 +10,24 @@ that are left out for that reason are listed, so that a user can see what is not
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.templates import named_by_others
 from poolkit.budget.kubernetes.objects import has_pods, objects
-from poolkit.budget.kubernetes.renderers import CHART_FILE, KUSTOMIZATION_FILES
+from poolkit.budget.kubernetes.renderers import CHART_FILE
 from poolkit.budget.model import NotCounted, SourceLocation, Unread
 from poolkit.budget.read.documents import Document, read_documents
-from poolkit.budget.read.values import get_path
+from poolkit.budget.read.values import walk
 from poolkit.budget.tables import table
 from poolkit.budget.terraform.workloads import (
     HINT,
-    SOURCES,
     is_binary_plan,
     is_terraform,
     may_hold_services,
@@ -35,34 +36,15 @@ from poolkit.budget.terraform.workloads import (
 from poolkit.errors import BudgetError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from poolkit.budget.model import Description
     from poolkit.budget.read.parameters import Environment
 
-_COMPOSE = re.compile(r"(docker-)?compose\b.*\.ya?ml")
-_SERVICE_KEYS = {"image", "build", "command", "extends"}
-_DEPLOYS = re.compile(
-    rb"""(^|[\s{,])["']?(AWSTemplateFormatVersion|Resources|apiVersion|services"""
-    rb"""|planned_values)["']?\s*:""",
-    re.MULTILINE,
-)
+_TABLE = table("files")
+_KINDS: dict[str, str] = _TABLE["kinds"]
 _LOOKED_AT = 1_000_000
 _MOST_LISTED = 3
-# A repeated key elsewhere changes nothing that is counted.
-_COUNTED_PARTS = {"Resources", "services", "spec", "data", "items"}
-_NOTHING = (
-    "no CloudFormation or SAM template, Terraform plan, Kubernetes manifest or compose file there; "
-    "without files, declare each service: --service web=POOL+OVERFLOWxPROCESSES@INSTANCES "
-    "--max-connections N"
-)
-_KINDS = {
-    "templates": "template",
-    "compose": "compose file",
-    "terraform": "Terraform plan",
-    "kubernetes": "Kubernetes manifest",
-}
-_BROKEN = "not a document of YAML or JSON, and no sign of a deployment in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,34 +65,38 @@ class Files:
         Raises:
             TemplateError: it is a broken list of Kubernetes objects.
         """
-        data = document.data
-        if not isinstance(data, dict):
-            return False
-        resources, services = data.get("Resources"), data.get("services")
-        parts = resources.values() if isinstance(resources, dict) else ()
-        has_resources = any("::" in str(get_path(each, "Type")) for each in parts)
-        parts = services.values() if isinstance(services, dict) else ()
-        has_services = any(isinstance(each, dict) and _SERVICE_KEYS & each.keys() for each in parts)
-        name = document.path.name
-        if name in (*KUSTOMIZATION_FILES, CHART_FILE) or ("apiVersion" in data and "kind" in data):
+        kind = _kind(document)
+        if kind == "kubernetes":
             self.kubernetes.extend(objects(document))
-        elif is_terraform(data):
-            self.terraform.append(document)
-        elif "lineage" in data and "resources" in data:
-            self.unread.append(Unread(document.where(), f"a state as Terraform stores it: {HINT}"))
-        elif has_resources or "AWSTemplateFormatVersion" in data:
-            self.templates.append(document)
-        elif has_services or (
-            _COMPOSE.match(name) and isinstance(services or data.get("include"), dict | list)
-        ):
-            self.compose.append(document)
-        else:
-            return False
-        for path in document.repeated:
-            if path[0] in _COUNTED_PARTS and "Metadata" not in path:
+        elif kind in _KINDS:
+            getattr(self, kind).append(document)
+        elif kind:
+            self.unread.append(Unread(document.where(), f"{kind}: {HINT}"))
+        for path in document.repeated if kind else ():
+            if path[0] in _TABLE["counted"] and "Metadata" not in path:
                 reason = f"the key {path[-1]} stands there twice, with different values"
                 self.unread.append(Unread(document.where(*path), reason))
-        return True
+        return bool(kind)
+
+
+def _kind(document: Document) -> str:
+    """Return the kind of a document by its keys, and by its file's name; empty if it has none."""
+    if is_terraform(document.data):
+        return "terraform"
+    for rule in _TABLE["rules"]:
+        is_named = any(fnmatch(document.path.name, each) for each in rule.get("files", "*"))
+        for keys in rule["any"] if is_named else ():
+            if all(_has(document.data, key.split(".")) for key in keys.split()):
+                return str(rule["kind"])
+    return ""
+
+
+def _has(data: Any, path: Sequence[str]) -> bool:
+    """Return whether a value has something at a path; `*` is any key."""
+    if not path or not isinstance(data, dict):
+        return not path and data is not None
+    parts = data.values() if path[0] == "*" else [data.get(path[0])]
+    return any(_has(part, path[1:]) for part in parts)
 
 
 def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
@@ -124,36 +110,34 @@ def read_files(paths: Iterable[Path], *, may_be_none: bool = False) -> Files:
         BudgetError: a path does not exist, or is a file that describes no deployment.
         TemplateError: a file that was named is broken.
     """
-    paths, files, walk = list(paths), Files(), _Walk()
-    named = {path.resolve() for path in paths}
+    paths, found = list(paths), _Walk()
     for path in paths:
-        walk.add(path)
-    for file in sorted(walk.files.values()):
+        found.add(path)
+    named, files = {path.resolve() for path in paths}, Files(unread=found.unread)
+    for file in sorted(found.files.values()):
         try:
             documents = read_documents(file)
-            is_deployment = [files.add(each) for each in documents]
+            kinds = [files.add(each) for each in documents]
             # Any text is YAML, and a log may be a stream of JSON objects.
-            is_other = any(isinstance(each.data, str) for each in documents)
-            if is_other or (len(documents) > 1 and file.suffix == ".json"):
-                walk.skip(_BROKEN, *[] if any(is_deployment) else [file])
+            is_text = any(isinstance(each.data, str) for each in documents)
+            is_read = any(kinds) or not (is_text or (file.suffix == ".json" and len(kinds) > 1))
         except TemplateError as error:
             if file.resolve() in named:
                 raise
-            if _looks_like_a_deployment(file):
+            if is_read := _looks_like_a_deployment(file):
                 files.unread.append(Unread(error.where, error.problem))
-            else:
-                walk.skip(_BROKEN, file)
-    files.unread.extend(walk.unread)
-    _leave_out_copies(files.templates, walk)
+        if not is_read:
+            found.skip(_TABLE["broken"], file)
+    _leave_out_copies(files.templates, found)
     planned = {folder for each in files.terraform for folder in planned_folders(each)}
-    if open_ := [each for each in walk.terraform if planned.isdisjoint(each.resolve().parents)]:
+    if open_ := [each for each in found.terraform if planned.isdisjoint(each.resolve().parents)]:
         reason = f"Terraform's own files ({len(open_)}) are not read; in their folder, {HINT}"
         files.unread.append(Unread(SourceLocation(str(open_[0]), 1), reason))
     if not (files.unread or may_be_none or any(getattr(files, kind) for kind in _KINDS)):
         if not any(path.is_dir() for path in paths):
-            raise BudgetError(f"{', '.join(map(str, paths))}: {_NOTHING}")
-        walk.skip(_NOTHING, *paths)
-    files.not_read.extend(walk.not_read())
+            raise BudgetError(f"{', '.join(map(str, paths))}: {_TABLE['nothing']}")
+        found.skip(_TABLE["nothing"], *paths)
+    files.not_read.extend(found.not_read())
     return files
 
 
@@ -167,51 +151,46 @@ def read_by(
     Raises:
         TemplateError: a file that was named is wrong, or one that it leads to.
     """
-    rest, unread = list(documents), list[Unread]()
-    while True:
-        try:
-            found = describe(rest)
-        except TemplateError as error:
-            file = Path(error.where.file if error.where else "")
-            if file in named or not named & set(file.parents):
-                raise
-            unread.append(Unread(error.where, error.problem))
-            wrong = [each for each in rest if each.file == error.where.file]
-            # Another file may name it, such as a list of variables.
-            wrong = wrong or [each for each in rest if _is_refused(describe, each)] or rest
-            rest = [each for each in rest if not any(each is one for one in wrong)]
-        else:
-            return dataclasses.replace(found, unread=(*found.unread, *unread))
-
-
-def _is_refused(describe: Callable[[list[Document]], Description], document: Document) -> bool:
     try:
-        describe([document])
-    except TemplateError:
-        return True
-    return False
+        return describe(list(documents))
+    except TemplateError as error:
+        where, problem = error.where or SourceLocation(""), error.problem
+        if Path(where.file) in named or not named & set(Path(where.file).parents):
+            raise
+    rest = [each for each in documents if each.file != where.file]
+    if len(rest) == len(documents):
+        # Another file names it, such as a list of variables: keep the files that can stand alone.
+        rest = []
+        for each in documents:
+            with contextlib.suppress(TemplateError):
+                describe([each])
+                rest.append(each)
+    found = read_by(describe, rest if len(rest) < len(documents) else [], named)
+    return dataclasses.replace(found, unread=(*found.unread, Unread(where, problem)))
 
 
 def _looks_like_a_deployment(file: Path) -> bool:
     """Return whether a file that cannot be read may hold services."""
-    if _COMPOSE.match(file.name) or file.name in KUSTOMIZATION_FILES:
+    patterns = [each for rule in _TABLE["rules"] for each in rule.get("files", ())]
+    if any(fnmatch(file.name, each) for each in patterns):
         return True
     try:
         with file.open("rb") as opened:
             # UTF-16 without a byte order mark has a zero byte beside every letter.
-            return _DEPLOYS.search(opened.read(_LOOKED_AT).replace(b"\0", b"")) is not None
+            text = opened.read(_LOOKED_AT).replace(b"\0", b"")
+            return re.search(_TABLE["signs"].encode(), text, re.MULTILINE) is not None
     except OSError:
         return False
 
 
-def _leave_out_copies(templates: list[Document], walk: _Walk) -> None:
+def _leave_out_copies(templates: list[Document], found: _Walk) -> None:
     """Leave out templates that stand in a program's output and in another file as well."""
-    generated = set(table("files")["generated"])
+    generated = set(_TABLE["generated"])
     for copy in [each for each in templates if generated & set(each.path.parts)]:
         same = [each for each in templates if each is not copy and each.data == copy.data]
         if same:
             templates[:] = [each for each in templates if each is not copy]
-            walk.skip(f"the same template as {same[0].file}", copy.path)
+            found.skip(f"the same template as {same[0].file}", copy.path)
 
 
 class _Walk:
@@ -224,7 +203,6 @@ class _Walk:
         self.terraform: list[Path] = []
         """Files that Terraform plans from, and that may describe services."""
         self._skipped: dict[str, list[Path]] = {}
-        self._table = table("files")
 
     def skip(self, reason: str, *paths: Path) -> None:
         """Put paths on the list of what is not read."""
@@ -260,33 +238,25 @@ class _Walk:
                 self._add_assembly(folder)
                 continue
             if CHART_FILE in names:
-                folders[:] = set(folders) - set(self._table["chart"])
-            folders[:] = sorted(each for each in folders if self._is_walked(folder / each, root))
+                folders[:] = set(folders) - set(_TABLE["chart"])
+            folders[:] = sorted(each for each in folders if self._is_walked(folder / each))
             for name in sorted(names):
                 self._add_file(folder / name)
 
     def _cannot_open(self, error: OSError) -> None:
         self.unread.append(Unread(SourceLocation(str(error.filename)), "it cannot be opened"))
 
-    def _is_walked(self, folder: Path, root: Path) -> bool:
-        passed = self._table["folders"].items()
-        reason = next((why for why, names in passed if folder.name in names), "")
-        if folder.name.startswith("."):
-            reason = "hidden folders"
-        elif "{{" in folder.name:
-            reason = "a template of projects"
-        elif folder.is_symlink():
-            # A folder inside of the root is on the way in any case.
-            is_inside = root.resolve() in (folder.resolve(), *folder.resolve().parents)
-            reason = "a link to a part of this folder" if is_inside else "a link to another folder"
+    def _is_walked(self, folder: Path) -> bool:
+        reason = _row(_TABLE["folders"], folder.name)
+        if not reason and folder.is_symlink():
+            reason = "a link to a folder"
         if reason and folder.name != ".git":
             self.skip(reason, folder)
         return not reason
 
     def _add_file(self, file: Path, *, is_named: bool = False) -> None:
-        program = next((p for p in self._table["programs"] if file.name in p["files"]), None)
-        is_one = file.suffix in self._table["endings"] or file.name in KUSTOMIZATION_FILES
-        if program is not None:
+        row = _row(_TABLE["files"], file.name)
+        if program := _TABLE["programs"].get(row):
             made = file.parent / program["makes"]
             if made.is_dir():
                 self._add_assembly(made)
@@ -295,29 +265,31 @@ class _Walk:
             else:
                 reason = f"it is not expanded: run `{program['command']}` first"
                 self.unread.append(Unread(SourceLocation(str(file), 1), reason))
-        elif file.name.endswith(SOURCES):
+        elif row == "terraform":
             self.terraform += [file] if may_hold_services(file) else []
-        elif is_named or (is_one and file.is_file()):
+        elif is_named or (row == "documents" and file.is_file()):
             self.files.setdefault(file.resolve(), file)
-        elif is_one:
+        elif row == "documents":
             self.skip("no regular file", file)
-        elif file.suffix in self._table["rendered"] and _looks_like_a_deployment(file):
+        elif row == "rendered" and _looks_like_a_deployment(file):
             self.skip("a template of another program: name its output", file)
 
     def _add_assembly(self, folder: Path) -> None:
         """Add the templates of an output of the CDK; old files in it belong to no stack."""
         try:
-            (manifest,) = read_documents(folder / "manifest.json")
-        except (TemplateError, ValueError):
-            found = list(folder.glob("*.template.json"))
-        else:
-            each = [("artifacts", name, "properties") for name in manifest.at("artifacts") or ()]
-            found = [folder / str(manifest.at(*path, "templateFile") or "") for path in each]
-            for path in each:
-                stage = Path(str(manifest.at(*path, "directoryName") or ""))
-                if stage.name == str(stage):
-                    self._add_assembly(folder / stage)
+            manifest = [*walk([each.data for each in read_documents(folder / "manifest.json")])]
+            found = [folder / str(each) for key, each in manifest if key == "templateFile"]
+        except TemplateError:
+            manifest, found = [], list(folder.glob("*.template.json"))
+        for key, stage in manifest:
+            if key == "directoryName" and Path(str(stage)).name == stage != "..":
+                self._add_assembly(folder / stage)
         self.files |= {template.resolve(): template for template in found if template.is_file()}
+
+
+def _row(rows: Mapping[str, Sequence[str]], name: str) -> str:
+    """Return the first row of a table with a pattern for a name; empty if there is none."""
+    return next((row for row, each in rows.items() if any(fnmatch(name, p) for p in each)), "")
 
 
 def of_environment(
@@ -330,29 +302,24 @@ def of_environment(
     """
     if not environment.file:
         return files, ()
-    by_name: dict[str, Path] = {}
-    for document in files.templates:
-        by_name.setdefault(document.path.name.split(".")[0], document.path.resolve())
-    deployed = {path for name, path in by_name.items() if name in environment.tables}
+    # The first template of a name is the one that is meant.
+    by_name = {each.path.name.split(".")[0]: each.path for each in reversed(files.templates)}
+    deployed = {path.resolve() for name, path in by_name.items() if name in environment.tables}
     deployed |= named_by_others(files.templates)
     named = {path.resolve() for path in paths}
     named -= {folder for template in deployed for folder in template.parents}
     chosen: dict[str, Any] = {}
     left_out: list[NotCounted] = []
-    why = f"environment {environment.name} has no table for it"
+    why = f"environment {environment.name} has no table for it; to count it as well, name it"
     for kind, platform in _KINDS.items():
-        chosen[kind], others = [], {}
+        chosen[kind], others = [], set()
         for document in getattr(files, kind):
             own = document.path.resolve()
             if own in deployed or named & {own, *own.parents}:
                 chosen[kind].append(document)
             elif kind != "kubernetes" or has_pods(document):
-                others[document.file] = f"{why}; to count it as well, name it"
-        counted = {each.file for each in chosen[kind]}
-        left_out += [
-            NotCounted(name=file, platform=platform, where=environment.file, reason=reason)
-            for file, reason in others.items()
-            if file not in counted
-        ]
-        why = f"environment {environment.name} deploys templates"
+                others.add(document.file)
+        place = {"platform": platform, "where": environment.file}
+        left_out += [NotCounted(name=file, **place, reason=why) for file in sorted(others)]
+        why = f"environment {environment.name} deploys templates; to count it as well, name it"
     return dataclasses.replace(files, **chosen), tuple(left_out)

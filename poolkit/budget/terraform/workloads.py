@@ -49,7 +49,6 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
 HINT = "run: terraform plan -out plan && terraform show -json plan > plan.json"
-SOURCES = (".tf", ".tofu", ".hcl", ".tf.json")
 _BLOCK = re.compile(
     r'^[ \t]*(?:resource[ \t]+"?(\w+)|module[ \t]|terraform[ \t]*\{\s*source)', re.MULTILINE
 )
