@@ -7,7 +7,6 @@ of dynamic blocks, so those stay open. A state has all values, and no expression
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -61,19 +60,13 @@ class Node:
         """True for a data source: something that exists already."""
         return self.written.get("mode") == "data"
 
-    @property
-    def key(self) -> str:
-        """The key of count or for_each, such as `[0]`."""
-        index = self.written.get("index")
-        return "" if index is None else f"[{json.dumps(index, ensure_ascii=False)}]"
-
     def get(self, path: str) -> Any:
         """Return a value by its attributes, with spaces between them; of blocks, the first."""
         return _first(self.values, path)
 
     def names(self, expression: Any) -> Iterator[_Name]:
         """Return the references of one of its expressions."""
-        return _names(expression, self.config, self.scope, self.key)
+        return _names(expression, self.config, self.scope, _key(self.address))
 
 
 class Graph:
@@ -98,38 +91,35 @@ class Graph:
 
     def _read(self, document: Document) -> None:
         """Make the nodes, without their values."""
-        configured: dict[str, Any] = {}
+        configured: dict[str, tuple[str, dict[str, Any]]] = {}
         todo = [("", {"module": document.at("configuration", "root_module")})]
         while todo:
             scope, call = todo.pop()
             self._calls[scope.rstrip(".")] = call
             for each in map(_dict, _list(get_path(call, "module", "resources"))):
-                configured[f"{scope}{each.get('address')}"] = each
+                configured[f"{scope}{each.get('address')}"] = scope.rstrip("."), each
             inner = _dict(get_path(call, "module", "module_calls"))
             todo += [(f"{scope}module.{name}.", _dict(each)) for name, each in inner.items()]
         changes = [*map(_dict, _list(document.at("resource_changes")))]
         change_of = {str(each.get("address")): each.get("change") for each in changes}
         every = [*resources(document)]
-        present = {re.sub(_KEY, "", str(found.get("address"))) for _, found in every}
-        for address, found in configured.items():
+        present = {re.sub(_KEY, "", str(found.get("address"))) for _, _, found in every}
+        for address, (scope, found) in configured.items():
             # Data sources that are not read yet stand nowhere else.
             if found.get("mode") == "data" and address not in present:
-                every.append(((), {**found, "address": address}))
-        modules = dict[str, None]()
-        for path, found in every:
-            address = str(found.get("address"))
+                every.append(((), scope, {**found, "address": address}))
+        modules = set[str]()
+        for path, scope, found in every:
+            address, kind = str(found.get("address")), str(found.get("type"))
             unkeyed = re.sub(_KEY, "", address)
-            change, config = change_of.get(address), configured.get(unkeyed, {})
-            where, kind = document.where(*path), str(found.get("type"))
-            node = Node(address, kind, "", where, found, change, config)
-            name = f"{'data.' if node.is_data else ''}{kind}.{found.get('name')}"
-            node.scope = scope = address.removesuffix(f"{name}{node.key}").rstrip(".")
-            self.nodes[address] = node
+            _, config = configured.get(unkeyed, ("", {}))
+            where, change = document.where(*path), change_of.get(address)
+            self.nodes[address] = Node(address, kind, scope, where, found, change, config)
             self._unkeyed[unkeyed].append(address)
             while scope and scope not in modules:
-                modules[scope] = None
+                modules.add(scope)
                 self._unkeyed[re.sub(_KEY, "", scope)].append(scope)
-                scope = _around(scope)
+                scope = _around(scope)  # noqa: PLW2901
 
     def _dependencies(self, node: Node) -> set[str]:
         every = [self._unkeyed[str(name)] for name in _list(node.written.get("depends_on"))]
@@ -241,8 +231,8 @@ class Graph:
 
     def _outside(self, scope: str, expression: Any) -> Iterator[_Name]:
         """Return the references of an expression in the call of a module."""
-        call, key = self._calls.get(re.sub(_KEY, "", scope)), re.search(rf"{_KEY}$", scope)
-        return _names(expression, call, _around(scope), key[0] if key else "")
+        call = self._calls.get(re.sub(_KEY, "", scope))
+        return _names(expression, call, _around(scope), _key(scope))
 
     # -- finding ----------------------------------------------------------------------------
 
@@ -273,8 +263,8 @@ class Graph:
         return Reference(self.stack, found.pop(), "id")
 
 
-def resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]:
-    """Return each resource of a plan or state with its path."""
+def resources(document: Document) -> Iterator[tuple[ValuePath, str, dict[str, Any]]]:
+    """Return each resource of a plan or state with its path and its module."""
     roots = (("planned_values",), ("values",), ("prior_state", "values"))
     todo: list[ValuePath] = [(*root, "root_module") for root in roots]
     while todo:
@@ -283,7 +273,7 @@ def resources(document: Document) -> Iterator[tuple[ValuePath, dict[str, Any]]]:
         for number, each in enumerate(_list(get_path(module, "resources"))):
             # The other resources of the prior state are those that the plan changes.
             if isinstance(each, dict) and (path[0] != "prior_state" or each.get("mode") == "data"):
-                yield (*path, "resources", number), each
+                yield (*path, "resources", number), str(module.get("address") or ""), each
         inner = _list(get_path(module, "child_modules"))
         todo += [(*path, "child_modules", number) for number in range(len(inner))]
 
@@ -300,6 +290,12 @@ def _first(found: Any, path: str) -> Any:
     for step in path.split():
         found = get_path(found[0] if isinstance(found, list) and found else found, step)
     return found
+
+
+def _key(address: str) -> str:
+    """Return the key of count or for_each at the end of an address, such as `[0]`."""
+    found = re.search(rf"{_KEY}$", address)
+    return found[0] if found else ""
 
 
 def _around(scope: str) -> str:

@@ -27,7 +27,6 @@ from poolkit.budget.model import (
     ResourceKey,
     SourceLocation,
     Unread,
-    Variable,
     Workload,
     unknown,
 )
@@ -94,18 +93,16 @@ def planned_folders(document: Document) -> Iterator[Path]:
 
 def without_copies(documents: Sequence[Document]) -> list[Document]:
     """Return the documents without the states that a plan among them is made for."""
-    identified = {
-        each.file: {
-            (str(found.get("address")), name)
-            for _, found in resources(each)
-            if found.get("mode") != "data"
-            and (name := str(get_path(found, "values", "id"))) not in ("None", "none")
-        }
-        for each in documents
-    }
     plans = {each.file for each in documents if each.at("planned_values")}
-    planned = set[tuple[str, str]]().union(*(identified[each] for each in plans))
-    return [each for each in documents if each.file in plans or not planned & identified[each.file]]
+    planned = set[Any]().union(*(_identified(each) for each in documents if each.file in plans))
+    return [each for each in documents if each.file in plans or not planned & _identified(each)]
+
+
+def _identified(document: Document) -> set[tuple[str, str]]:
+    """Return the address and id of each resource that exists."""
+    every = (each for _, _, each in resources(document) if each.get("mode") != "data")
+    found = {(str(each.get("address")), str(get_path(each, "values", "id"))) for each in every}
+    return {(address, name) for address, name in found if name not in ("None", "none")}
 
 
 def describe_terraform(document: Document) -> Description:
@@ -188,7 +185,10 @@ class _Plan:
                 # A secret leads to what its version refers to, and a service to what its task does.
                 if nodes[name].type == rules["holders"].get(node.type):
                     nodes[name].refers_to |= node.refers_to - {name}
-                elif nodes[name].type == "aws_ecs_task_definition":
+                elif (node.type, nodes[name].type) == (
+                    "aws_ecs_service",
+                    "aws_ecs_task_definition",
+                ):
                     node.refers_to |= nodes[name].refers_to
         for node in nodes.values():
             if _is(node.type, "servers"):
@@ -332,23 +332,16 @@ class _Plan:
 
     def workloads(self, found: Description, pods: Description) -> Iterator[Workload]:
         """Return the workloads of the template and of the manifests, with all their signs."""
-        placed = [
-            dataclasses.replace(
-                self.placed(each),
-                variables={name: self._led(one) for name, one in each.variables.items()},
-            )
-            for each in pods.workloads
-        ]
+        placed = [self._led(self.placed(each)) for each in pods.workloads]
         signs, explained = {}, {each.resource for each in placed if _connects(each)}
         for each in found.workloads:
             node = self.nodes.get(each.resource.logical_id) if each.resource else None
             if node and self.runs_pods(node):
                 signs[each.resource] = each.evidence
-                continue
-            if node and _is_stand_in(node):
-                variables = {name: self._led(one) for name, one in each.variables.items()}
-                each = dataclasses.replace(each, platform=node.type, variables=variables)  # noqa: PLW2901
-            yield self._with_hidden(each)
+            elif node and _is_stand_in(node):
+                yield self._with_hidden(self._led(dataclasses.replace(each, platform=node.type)))
+            else:
+                yield self._with_hidden(each)
         for each in placed:
             # What a resource refers to is explained by its container that connects.
             is_alone = _connects(each) or each.resource not in explained
@@ -364,14 +357,17 @@ class _Plan:
         evidence = (*workload.evidence, Evidence(reason=node.hidden))
         return dataclasses.replace(workload, evidence=evidence)
 
-    def _led(self, variable: Variable) -> Variable:
-        """Return a variable with the resources that its text refers to."""
-        names = _REFERENCE.findall(variable.text or "")
-        if not names:
-            return variable
-        reason = "it is known only after apply, or sensitive"
-        leads_to = (*variable.leads_to, *(self.key(each) for each in names if each in self.nodes))
-        return dataclasses.replace(variable, text=None, reason=reason, leads_to=leads_to)
+    def _led(self, workload: Workload) -> Workload:
+        """Return a workload whose variables lead to the resources that their texts refer to."""
+        variables = dict(workload.variables)
+        for name, each in workload.variables.items():
+            if names := _REFERENCE.findall(each.text or ""):
+                keys = (self.key(address) for address in names if address in self.nodes)
+                reason = "it is known only after apply, or sensitive"
+                variables[name] = dataclasses.replace(
+                    each, text=None, reason=reason, leads_to=(*each.leads_to, *keys)
+                )
+        return dataclasses.replace(workload, variables=variables)
 
     # -- databases --------------------------------------------------------------------------
 
@@ -385,8 +381,11 @@ class _Plan:
         size = size if isinstance(size, str) else "a size that is not in the file"
         flags = node.get("settings database_flags") or []
         flags = flags if isinstance(flags, list) else [{"name": "max_connections"}]
-        beside = (each for each in self.nodes.values() if node.address in each.refers_to)
-        flags += [each.values for each in beside if each.type == f"{node.type}_configuration"]
+        flags += [
+            each.values
+            for each in self.nodes.values()
+            if each.type == f"{node.type}_configuration" and node.address in each.refers_to
+        ]
         found = {str(get_path(each, "name")): get_path(each, "value") for each in flags}
         settings = {each: None if why_unknown(to) else to for each, to in found.items()}
         limit = Limit(
