@@ -767,6 +767,14 @@ def test_one_wrong_object_leaves_the_others_counted(folder, change):
     assert budget.verdict == "cannot be shown to fit"
 
 
+@pytest.mark.parametrize("containers", [[], True, {"name": "web"}, ["web"], None])
+def test_an_object_without_containers_is_unread(folder, containers):
+    """It may be a patch, or the template of another program."""
+    file = write(folder, changed(spec__template__spec__containers=containers))
+    (unread,) = folder.budget(max_connections=400).unread
+    assert unread.where.file == str(file)
+
+
 def test_a_large_surge_is_a_number(folder, ceilings):
     """Percentages above 100 are accepted, and rounded up."""
     surge = {"rollingUpdate": {"maxSurge": "150%"}}

@@ -56,7 +56,9 @@ def describe_manifests(
         if each.type in kinds("makers")["kinds"]:
             reason = f"the objects that a {each.kind} makes are in no file; name them, rendered"
             unread.append(Unread(each.where("kind"), reason))
-        elif path and not (each.at(*path, "containers") or each.at("spec", "workloadRef")):
+        elif path and not (
+            mappings(each.at(*path, "containers")) or each.at("spec", "workloadRef")
+        ):
             # It may be a patch.
             reason = f"{each.kind} {each.name} has no containers"
             unread.append(Unread(each.where("spec"), reason))
