@@ -267,6 +267,16 @@ def test_a_function_refers_to_the_database_of_its_key_only(folder):
             resource("aws_security_group.fn", {"name": "fn"}),
             function(vpc_config=[{"security_group_ids": [Ref("aws_security_group.fn.id")]}]),
         ],
+        # It lets a range in that is known only after apply.
+        [
+            resource(
+                "aws_security_group.db",
+                {"ingress": [{"cidr_blocks": [Ref("aws_vpc.main.cidr_block")]}]},
+            ),
+            resource("aws_vpc.main", {}),
+            resource("aws_security_group.fn", {"name": "fn"}),
+            function(vpc_config=[{"security_group_ids": [Ref("aws_security_group.fn.id")]}]),
+        ],
         # The role's policy lets the function log on.
         [
             resource("aws_iam_role.fn", {"name": "fn"}),

@@ -272,10 +272,15 @@ class _Plan:
             for each in sorted({node.address, *node.refers_to})
             if _is(self.nodes[each].type, "security_groups")
         ]
-        names = ("ingress", "cidr_blocks", "cidr_ipv4", "cidr_ipv6", "ipv6_cidr_blocks")
         is_out = node.values.get("type") == "egress" or "egress" in node.type
-        texts = [] if is_out else _texts([node.values.get(each) for each in names])
-        ranges = [each for each in texts if re.search(r"/(?!32$)\d+$", each)]
+        inward = {} if is_out else {k: v for k, v in node.values.items() if k != "egress"}
+        # A range that is known only after apply may let in all.
+        ranges = [
+            each
+            for key, each in walk(inward)
+            if ("cidr" in key or key == "ingress")
+            and (why_unknown(each) or (isinstance(each, str) and not re.search(r"/32$|^$", each)))
+        ]
         sources: dict[str, dict[str, Any]] = {
             "groups": {"SourceSecurityGroupId": groups},
             "ranges": {"CidrIp": ranges},
