@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from poolkit.budget.cloudformation.workloads import describe_templates
 from poolkit.budget.kubernetes.workloads import describe_manifests
-from poolkit.budget.limits import engine_kind, platform_limit, reserve
+from poolkit.budget.limits import platform_limit
 from poolkit.budget.model import (
     Database,
     Evidence,
-    Limit,
     Overlap,
     ResourceKey,
     SourceLocation,
     Unread,
     Workload,
-    unknown,
 )
 from poolkit.budget.read.documents import Document
 from poolkit.budget.read.parameters import Environment
@@ -337,30 +335,28 @@ class _Plan:
 
     def workloads(self, found: Description, pods: Description) -> Iterator[Workload]:
         """Return the workloads of the template and of the manifests, with all their signs."""
-        placed = [self._led(self.placed(each)) for each in pods.workloads]
-        signs, explained = {}, {each.resource for each in placed if _connects(each)}
+        every, signs = list[Workload](), dict[ResourceKey | None, tuple[Evidence, ...]]()
         for each in found.workloads:
             node = self.nodes.get(each.resource.logical_id) if each.resource else None
             if node and self.runs_pods(node):
                 signs[each.resource] = each.evidence
             elif node and _is_stand_in(node):
-                yield self._with_hidden(self._led(dataclasses.replace(each, platform=node.type)))
+                every.append(self._led(dataclasses.replace(each, platform=node.type)))
             else:
-                yield self._with_hidden(each)
+                every.append(each)
+        placed = [self._led(self.placed(each)) for each in pods.workloads]
+        explained = {each.resource for each in placed if _connects(each)}
         for each in placed:
             # What a resource refers to is explained by its container that connects.
-            is_alone = _connects(each) or each.resource not in explained
-            evidence = (*each.evidence, *(signs.get(each.resource, ()) if is_alone else ()))
-            yield self._with_hidden(dataclasses.replace(each, evidence=evidence))
-
-    def _with_hidden(self, workload: Workload) -> Workload:
-        """Return a workload with the sign that the plan hides what its variables refer to."""
-        node = self.nodes.get(workload.resource.logical_id) if workload.resource else None
-        # A task that nothing starts is run by hand.
-        if node is None or not node.hidden or workload.unit == "one-off task":
-            return workload
-        evidence = (*workload.evidence, Evidence(reason=node.hidden))
-        return dataclasses.replace(workload, evidence=evidence)
+            is_open = _connects(each) or each.resource not in explained
+            evidence = (*each.evidence, *(signs.get(each.resource, ()) if is_open else ()))
+            every.append(dataclasses.replace(each, evidence=evidence))
+        for each in every:
+            node = self.nodes.get(each.resource.logical_id) if each.resource else None
+            # A task that nothing starts is run by hand.
+            is_hidden = node and node.hidden and each.unit != "one-off task"
+            more = (Evidence(reason=node.hidden),) if node and is_hidden else ()
+            yield dataclasses.replace(each, evidence=(*each.evidence, *more))
 
     def _led(self, workload: Workload) -> Workload:
         """Return a workload whose variables lead to the resources that their texts refer to."""
@@ -393,13 +389,8 @@ class _Plan:
         ]
         found = {str(get_path(each, "name")): get_path(each, "value") for each in flags}
         settings = {each: None if why_unknown(to) else to for each, to in found.items()}
-        limit = Limit(
-            max_connections=unknown(f"the limit of {node.address} is not in the file", node.where),
-            reserved=reserve(engine_kind(engine)),
-            engine=engine_kind(engine),
-        )
-        if platform := table("terraform")["limits"].get(node.type):
-            limit = platform_limit(platform, engine, size, settings, node.where)
+        platform = table("terraform")["limits"].get(node.type, "elsewhere")
+        limit = platform_limit(platform, engine, size, settings, node.where)
         kind = table("terraform")["servers"][node.type]
         return dataclasses.replace(database, kind=kind, **vars(limit))
 
