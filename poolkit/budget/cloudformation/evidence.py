@@ -112,15 +112,13 @@ class Graph:
         It takes three rounds: a parameter holds the ARN of a secret, which is attached to a database.
         """
         names = ("DBProxyName", "DBClusterIdentifier")
-        servers = {
-            identity(self.resources[key].get(name)): key for key in self._behind for name in names
-        }
+        named = ((self.resources[key].get(name), key) for key in self._behind for name in names)
+        servers = {identity(text): key for text, key in named if text is not None}
         for _ in range(3):
             for each in holders:
-                by_name = [
-                    servers.get(identity(each.get(name))) for name in names if each.get(name)
-                ]
-                to = self.leads_to([*self.mentions(each), *filter(None, by_name)])
+                name = each.get("DBProxyName") or each.get("DBClusterIdentifier")
+                by_name = [servers[text] for text in [identity(name)] if text in servers]
+                to = self.leads_to([*self.mentions(each), *by_name])
                 is_attachment = each.type == "AWS::SecretsManager::SecretTargetAttachment"
                 secrets = self.named_in(each.get("SecretId")) if is_attachment else ()
                 for key in (each.key, *secrets):

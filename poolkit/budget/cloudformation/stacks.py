@@ -81,12 +81,12 @@ class Stack:
     @cached_property
     def resources(self) -> dict[str, Resource]:
         """Every resource whose condition is not false, by its logical id."""
-        every = {
-            name: Resource(self, name, found)
+        every = (
+            Resource(self, name, found)
             for name, found in self.section("Resources").items()
             if isinstance(found, dict) and isinstance(found.get("Type"), str)
-        }
-        return {name: each for name, each in every.items() if each.present is not False}
+        )
+        return {each.logical_id: each for each in every if each.present is not False}
 
     def of_type(self, *types: str) -> list[Resource]:
         """Return the resources of some types."""
@@ -121,9 +121,9 @@ class Stack:
         conditions = self.section("Conditions")
         if name == "":
             return True
-        if not isinstance(name, str) or name not in conditions:
-            shown = name if isinstance(name, str) else "?"
-            return Unknown(f"condition {shown} has no rule ({where})")
+        label = name if isinstance(name, str) else "?"
+        if label not in conditions:
+            return Unknown(f"condition {label} has no rule ({where})")
         return _truth(self._once(conditions[name], "Conditions", name))
 
     def _once(self, node: Any, *path: str) -> Any:
@@ -190,17 +190,12 @@ class Stack:
 
     def ref(self, name: Any, path: ValuePath) -> Any:
         """Return the result of `Ref`: a parameter's value, or a reference to a resource."""
-        if name == "AWS::NoValue":
-            return NO_VALUE
-        if name == "AWS::StackName":
-            return self.name
-        if name == "AWS::Region" and self.region:
-            return self.region
-        if isinstance(name, str):
-            if name.startswith("AWS::"):
-                return Unknown(f"{name} is known only after deployment")
-            if name in self.section("Parameters"):
-                return self._parameter(name)
+        if isinstance(name, str) and name.startswith("AWS::"):
+            pseudo = {"NoValue": NO_VALUE, "Region": self.region, "StackName": self.name}
+            found = pseudo.get(name.removeprefix("AWS::"))
+            return found or Unknown(f"{name} is known only after deployment")
+        if isinstance(name, str) and name in self.section("Parameters"):
+            return self._parameter(name)
         return self.reference(name, "Ref", path)
 
     def reference(self, name: Any, attribute: str, path: ValuePath) -> Any:

@@ -275,11 +275,8 @@ def _ecs_overlap(service: Resource) -> Overlap:
     most = service.quantity(*path, default=200, why="maximumPercent is 200 by default")
     if most.value is None:
         return Overlap(kind="unknown", reason=most.reason, origin=most.origin)
-    return Overlap(
-        kind="percent",
-        amount=max(0, most.value - 100),
-        origin=f"{most.origin} (maximumPercent {most.value})",
-    )
+    origin = f"{most.origin} (maximumPercent {most.value})"
+    return Overlap(kind="percent", amount=max(0, most.value - 100), origin=origin)
 
 
 # -- functions ------------------------------------------------------------------------------
