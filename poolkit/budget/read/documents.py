@@ -38,7 +38,7 @@ _TEXT = ("!", "tag:yaml.org,2002:str")
 _TEXT_TAGS = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = SafeConstructor()
-_SPACE = re.compile(r"\s*")
+_NO_SPACE = re.compile(r"\S|\Z")
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _LAST_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[\]}])')
 
@@ -174,10 +174,7 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         TemplateError: it is broken; the message names file and line.
     """
     try:
-        found = _json_documents(text, path)
-        if found is not None:
-            return found
-        return [_YamlReader(path).document(node) for node in _nodes(text)]
+        return _json_documents(text, path) or [_yaml_document(path, each) for each in _nodes(text)]
     except yaml.YAMLError as error:
         # Only an error of the reader of characters has no mark.
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -252,8 +249,7 @@ def _json_lines(text: str, value: int, line: int) -> dict[str | int, Lines]:
 
 
 def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    return next(_NO_SPACE.finditer(text, at)).start()
 
 
 def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -325,20 +321,21 @@ def _node(event: Any, line: int, parent: _Node) -> _Node:
     return _Node(line, _scalar(event), (), _function(event.tag))
 
 
+def _yaml_document(file: Path, root: _Node) -> Document:
+    reader = _YamlReader()
+    data, lines = reader.value(root, ()), Lines(root.line, partial(_lines, root))
+    return Document(file, str(file), data, lines, {}, tuple(reader.repeated))
+
+
 @dataclass
 class _YamlReader:
     """The reader that turns the nodes of one document into plain values."""
 
-    file: Path
-    _repeated: list[ValuePath] = field(default_factory=list)
+    repeated: list[ValuePath] = field(default_factory=list)
     _values: int = 0
 
-    def document(self, root: _Node) -> Document:
-        """Return the document of a root node."""
-        lines, data = Lines(root.line, partial(_lines, root)), self._value(root, ())
-        return Document(self.file, str(self.file), data, lines, {}, tuple(self._repeated))
-
-    def _value(self, node: _Node, path: ValuePath) -> Any:
+    def value(self, node: _Node, path: ValuePath) -> Any:
+        """Return the value of a node at a path."""
         self._values += 1
         if self._values > _MOST_VALUES or len(path) > _DEEPEST:
             raise _error(node.line, "nested too deeply, or too large, by its aliases (*)")
@@ -348,7 +345,7 @@ class _YamlReader:
         if value is dict:
             value = self._mapping(node, path)
         elif value is list:
-            value = [self._value(part, (*path, n)) for n, part in enumerate(node.parts)]
+            value = [self.value(part, (*path, n)) for n, part in enumerate(node.parts)]
         if node.function == "Fn::GetAtt" and isinstance(value, str):
             value = value.split(".", 1)
         return {node.function: value} if node.function else value
@@ -361,14 +358,14 @@ class _YamlReader:
                 for each in _merged(part):
                     if each.value is not dict:
                         raise _error(each.line, "<< must be a mapping")
-                    merged = self._value(each, (*path, "<<")) | merged
+                    merged = self.value(each, (*path, "<<")) | merged
                 continue
             if key_node.value in (dict, list):
                 raise _error(key_node.line, "a key must be text")
             key = str(key_node.value)
-            value = self._value(part, (*path, key))
+            value = self.value(part, (*path, key))
             if found.setdefault(key, value) != value:
-                self._repeated.append((*path, key))
+                self.repeated.append((*path, key))
                 found[key] = value
         return merged | found
 

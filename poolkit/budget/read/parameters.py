@@ -87,19 +87,15 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     for table, values in {"stack": stack, **found}.items():
         if not isinstance(values, dict):
             raise TemplateError(f"{table} must be a table of parameters, not {values!r}", file)
-    return Environment(
-        name=name,
-        file=str(file),
-        prefix=str(stack.get("name_prefix", "poolkit")),
-        region=str(stack.get("region", "")),
-        tables={
-            table: {
-                key: _from_file(value, SourceLocation(str(file), lines.get((table, key))))
-                for key, value in values.items()
-            }
-            for table, values in found.items()
-        },
-    )
+    tables = {
+        table: {
+            key: _from_file(value, SourceLocation(str(file), lines.get((table, key))))
+            for key, value in values.items()
+        }
+        for table, values in found.items()
+    }
+    prefix, region = str(stack.get("name_prefix", "poolkit")), str(stack.get("region", ""))
+    return Environment(name=name, file=str(file), prefix=prefix, region=region, tables=tables)
 
 
 def _from_file(value: Any, where: SourceLocation) -> ParameterValue:
@@ -126,17 +122,16 @@ def read_parameters(arguments: Iterable[str]) -> dict[str, ParameterValue]:
             continue
         file = Path(argument)
         if not file.is_file():
-            raise BudgetError(
-                f"--parameters {argument}: neither Key=Value nor an existing JSON file"
-            )
-        documents = read_documents(file)
-        found: Any = documents[0].data if documents else None
-        if isinstance(get_path(found, "Parameters"), dict | list):
-            found = found["Parameters"]
+            problem = "neither Key=Value nor an existing JSON file"
+            raise BudgetError(f"--parameters {argument}: {problem}")
+        found: Any = [each.data for each in read_documents(file)]
+        found, where = get_path(found, 0), SourceLocation(str(file))
+        inner = get_path(found, "Parameters")
+        found = inner if isinstance(inner, dict | list) else found
         if isinstance(found, list):
-            pairs = [each for each in found if isinstance(each, dict) and "ParameterKey" in each]
-            found = {each["ParameterKey"]: each.get("ParameterValue") for each in pairs}
-        where = SourceLocation(str(file))
+            names = [get_path(each, "ParameterKey") for each in found]
+            texts = [get_path(each, "ParameterValue") for each in found]
+            found = {name: text for name, text in zip(names, texts, strict=True) if name}
         if not isinstance(found, dict):
             raise TemplateError("must hold an object of parameters", where)
         given |= {key: _from_file(text, where) for key, text in found.items()}

@@ -77,7 +77,7 @@ def identity(value: Any) -> str:
     if isinstance(value, Joined):
         return "".join(map(identity, value.parts))
     if isinstance(value, Reference):
-        return f"<{value.stack}.{value.logical_id}.{value.attribute}>".replace("/", "|")
+        value = Unknown(f"{value.stack}.{value.logical_id}.{value.attribute}")
     if isinstance(value, Unknown):
         return f"<{value.reason}>".replace("/", "|")
     return str(as_text(value))
