@@ -236,8 +236,13 @@ def _of_pgbouncer(
     """
     defaults: dict[str, int] = table("software")["pgbouncer"]
     size, spare, most, clients = (_setting(workload, ini, *each) for each in defaults.items())
-    # Without a pgbouncer.ini, the images' variables name one database and one user.
-    listed = ini.get("databases", {}) if ini else {"": "user="}
+    # Without a pgbouncer.ini, the images' variables name one database and one user. Without a name,
+    # edoburu's image passes any database on, and with AUTH_QUERY any user.
+    is_any = "edoburu/" in workload.image and (
+        not {"DB_NAME", "DATABASE_URL"} & set(workload.variables)
+        or "AUTH_QUERY" in workload.variables
+    )
+    listed = ini.get("databases", {}) if ini else {"*": ""} if is_any else {"": "user="}
     # A * stands for any number of databases.
     databases = None if not listed or "*" in listed else len(listed)
     if most.value and databases is not None:

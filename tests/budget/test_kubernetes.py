@@ -547,7 +547,8 @@ def test_a_network_policy_is_a_sign(folder, spec):
 def test_a_pooler_beside_a_container_is_reached_by_localhost(folder):
     """The container's connections end there."""
     web = client(env=[{"name": "DATABASE_URL", "value": "postgresql://app@localhost:6432/app"}])
-    variables = {"DB_HOST": "db", "DEFAULT_POOL_SIZE": "7", "MAX_CLIENT_CONN": "900"}
+    variables = {"DB_HOST": "db", "DB_NAME": "app", "DEFAULT_POOL_SIZE": "7"}
+    variables["MAX_CLIENT_CONN"] = "900"
     env = [{"name": name, "value": value} for name, value in variables.items()]
     pooler = {"name": "pool", "image": "edoburu/pgbouncer", "env": env}
     web["spec"]["template"]["spec"]["containers"].append(pooler)

@@ -308,7 +308,10 @@ def test_a_mounted_file_of_mysql_sets_its_limit():
 @pytest.mark.parametrize(
     ("image", "variables", "expected"),
     [
-        ("edoburu/pgbouncer", {"DB_HOST": "db", "DEFAULT_POOL_SIZE": "30"}, ("PgBouncer", 30)),
+        ("edoburu/pgbouncer", {"DB_NAME": "a", "DEFAULT_POOL_SIZE": "30"}, ("PgBouncer", 30)),
+        # Without a database's name, this image passes any database on; with a query, any user.
+        ("edoburu/pgbouncer", {"DB_HOST": "db", "DEFAULT_POOL_SIZE": "30"}, ("PgBouncer", None)),
+        ("edoburu/pgbouncer", {"DB_NAME": "a", "AUTH_QUERY": "SELECT"}, ("PgBouncer", None)),
         ("ghcr.io/postgresml/pgcat", {}, ("PgCat", None)),
         ("supabase/supavisor:2", {"POOLER_DEFAULT_POOL_SIZE": "20"}, ("Supavisor", None)),
         (
