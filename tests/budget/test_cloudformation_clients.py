@@ -280,6 +280,17 @@ def test_a_role_that_may_log_on_makes_its_function_a_client(
     assert clients(folder.budget()) == ({"Fn"} if is_client else set())
 
 
+@pytest.mark.parametrize(("name", "is_client"), [("shop/*", True), ("mail/*", False)])
+def test_a_policy_in_a_function_of_sam_is_a_grant(folder, name, is_client):
+    """SAM makes a role of the policies that stand in the function itself."""
+    policy = statement(
+        "secretsmanager:GetSecretValue", f"'arn:aws:secretsmanager:*:*:secret:{name}'"
+    )
+    text = f"  Fn: {{Type: AWS::Serverless::Function, Properties: {{Policies: [{policy}}}]}}}}\n"
+    folder.write("app.yaml", stack(DATABASE, LOGIN, text))
+    assert clients(folder.budget()) == ({"Fn"} if is_client else set())
+
+
 def test_a_denied_action_and_another_role_are_no_sign(folder):
     """Deny gives nothing, and a role that trusts another one has its own grants only."""
     denied = statement("rds-db:connect", "'*'", "Deny")

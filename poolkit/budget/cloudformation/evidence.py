@@ -207,13 +207,10 @@ class Graph:
         """Return the signs of the roles and security groups of a resource and its parts."""
         where, found = resources[0].where(), list[Evidence]()
         keys = {key for each in resources for key in self.mentions(each)}
-        granted = [
-            (f"its role {key.logical_id}", self._grants[key])
-            for key in sorted(keys & self._grants.keys())
-        ]
-        granted += [
-            ("its policies", set(self._granted(each.get("Policies")))) for each in resources
-        ]
+        roles = sorted(keys & self._grants.keys())
+        granted = [(f"its role {key.logical_id}", self._grants[key]) for key in roles]
+        own = [set(self._granted(each.get("Policies"))) for each in resources]
+        granted += [("its policies", servers) for servers in own]
         for holder, servers in granted:
             # A grant for every secret is about any database.
             to = () if None in servers else tuple(sorted(each for each in servers if each))
@@ -334,7 +331,7 @@ def _listed(value: Any) -> list[Any]:
 def _group_ids(value: Any) -> Iterator[str]:
     """Yield the identities of security groups that stand in a property."""
     for each in _listed(value):
-        # A group's id and its name are the same group; a VPC's default group is none of its own.
+        # A group's id and its name are the same group; a VPC's default group is no resource.
         if isinstance(each, Reference) and each.attribute != "DefaultSecurityGroup":
             yield identity(Reference(*each.resource))
         elif isinstance(each, str | Unknown | Joined | Reference):

@@ -99,7 +99,7 @@ class Stack:
         return None
 
     def output(self, name: str) -> Any:
-        """Return the value of an output; Unknown if the template has none of this name.
+        """Return the value of an output; Unknown if the template has no such output.
 
         Raises:
             TemplateError: it refers to itself.

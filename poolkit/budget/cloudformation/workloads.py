@@ -136,11 +136,8 @@ def _variables(
     """
     found = resource.get(*path)
     items = found if isinstance(found, list) else []
-    entries = (
-        [(name, "", name, value) for name, value in found.items()]
-        if isinstance(found, dict)
-        else []
-    )
+    pairs = found.items() if isinstance(found, dict) else ()
+    entries: list[tuple[Any, ...]] = [(name, "", name, value) for name, value in pairs]
     for number, each in enumerate(items):
         key = "ValueFrom" if get_path(each, "ValueFrom") else "Value"
         entries.append((number, key, get_path(each, "Name"), get_path(each, key)))
