@@ -10,6 +10,7 @@ import codecs
 import dataclasses
 import json
 import re
+from bisect import bisect
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -122,9 +123,7 @@ class Document:
         Raises:
             TemplateError: the value is something else.
         """
-        return [
-            self.mapping(*path, number) for number in range(len(self._typed(list, "list", path)))
-        ]
+        return [self.mapping(*path, number) for number in range(len(self.items(*path)))]
 
     def _typed(self, kind: Any, name: str, path: ValuePath) -> Any:
         found = self.at(*path)
@@ -203,14 +202,14 @@ def read_variables(text: str) -> dict[str, str]:
 def _json_documents(text: str, path: Path) -> list[Document] | None:
     """Return the documents of a JSON text; None if it is something else."""
     found: list[Document] = []
-    at, line, counted = _after_space(text, 0), 1, 0
+    at = _after_space(text, 0)
     if text[at : at + 1] not in ("{", "[", "/"):
         return None
+    ends = [each.start() for each in re.finditer("\n", text)]
     try:
         while at < len(text):
             data, end = _JSON.raw_decode(text, at)
-            line, counted = line + text.count("\n", counted, at), at
-            lines = Lines(line, partial(_json_lines, text, at, line))
+            lines = Lines(bisect(ends, at) + 1, partial(_json_lines, text, ends, at))
             found.append(Document(path, str(path), data, lines))
             at = _after_space(text, end)
     except RecursionError:
@@ -230,19 +229,22 @@ def _json_documents(text: str, path: Path) -> list[Document] | None:
     return found
 
 
-def _json_lines(text: str, value: int, line: int) -> dict[str | int, Lines]:
-    """Return the lines of the keys or items of the JSON value that begins at a place and line."""
+def _json_lines(text: str, ends: list[int], value: int) -> dict[str | int, Lines]:
+    """Return the lines of the keys or items of the JSON value that begins at a place.
+
+    Args:
+        text: the whole text.
+        ends: the places where its lines end.
+        value: the place of the value.
+    """
     found: dict[str | int, Lines] = {}
-    key: str | int
-    at, counted = _after_space(text, value + 1), value
+    at = _after_space(text, value + 1)
     while text[value] in "{[" and text[at] not in "}]":
-        line, counted = line + text.count("\n", counted, at), at
-        of_key, key = line, len(found)
+        line, key = bisect(ends, at) + 1, len(found)
         if text[value] == "{":
             key, at = json.decoder.scanstring(text, at + 1, False)  # type: ignore[attr-defined]
             at = _after_space(text, _after_space(text, at) + 1)
-            line, counted = line + text.count("\n", counted, at), at
-        found[key] = Lines(of_key, partial(_json_lines, text, at, line))
+        found[key] = Lines(line, partial(_json_lines, text, ends, at))
         at = _after_space(text, _JSON.raw_decode(text, at)[1])
         at = _after_space(text, at + 1) if text[at] == "," else at
     return found
