@@ -187,9 +187,9 @@ def _leave_out_copies(templates: list[Document], found: _Walk) -> None:
     """Leave out templates that stand in a program's output and in another file as well."""
     generated = set(_TABLE["generated"])
     for copy in [each for each in templates if generated & set(each.path.parts)]:
-        same = [each for each in templates if each is not copy and each.data == copy.data]
-        if same:
-            templates[:] = [each for each in templates if each is not copy]
+        others = [each for each in templates if each is not copy]
+        if same := [each for each in others if each.data == copy.data]:
+            templates[:] = others
             found.skip(f"the same template as {same[0].file}", copy.path)
 
 

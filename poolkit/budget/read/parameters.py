@@ -83,18 +83,14 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
             table = heading[1]
         elif key := _KEY.match(written):
             lines[table, key[1]] = number
-    stack = found.pop("stack", {})
-    for table, values in {"stack": stack, **found}.items():
+    tables: dict[str, dict[str, ParameterValue]] = {}
+    for table, values in found.items():
         if not isinstance(values, dict):
             raise TemplateError(f"{table} must be a table of parameters, not {values!r}", file)
-    tables = {
-        table: {
-            key: _from_file(value, SourceLocation(str(file), lines.get((table, key))))
-            for key, value in values.items()
-        }
-        for table, values in found.items()
-    }
-    prefix, region = str(stack.get("name_prefix", "poolkit")), str(stack.get("region", ""))
+        places = {key: SourceLocation(str(file), lines.get((table, key))) for key in values}
+        tables[table] = {key: _from_file(values[key], where) for key, where in places.items()}
+    stack = {key: str(each.value) for key, each in tables.pop("stack", {}).items()}
+    prefix, region = stack.get("name_prefix", "poolkit"), stack.get("region", "")
     return Environment(name=name, file=str(file), prefix=prefix, region=region, tables=tables)
 
 
