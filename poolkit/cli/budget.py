@@ -19,38 +19,68 @@ _path = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("paths", nargs=-1, type=_path)
-@click.option("--environment", "-e", default="", help="environments/NAME.toml beside the templates")
+@click.option(
+    "--environment",
+    "-e",
+    metavar="NAME",
+    default="",
+    help="read parameters from environments/NAME.toml beside the templates; "
+    "choose the overlay and the chart's values of this name",
+)
 @_repeatable(
-    "--parameters", metavar="KEY=VALUE|FILE", help="a template parameter, or a file; repeatable"
+    "--parameters",
+    metavar="KEY=VALUE|FILE",
+    help="set a template parameter or compose variable, or read a JSON file of them; repeatable",
 )
 @_repeatable(
     "--service",
     "services",
     metavar="NAME=POOL+OVERFLOW[xPROCESSES][@INSTANCES]",
-    help="a service's pool and instances, where the templates do not have them; repeatable",
+    help="declare a service's pool, processes and instances, which wins over the files; repeatable",
 )
-@_repeatable("--ignore", "ignored", metavar="NAME", help="do not count a service; repeatable")
-@click.option("--database", default="", help="the database to check, if there are several")
+@_repeatable(
+    "--ignore", "ignored", metavar="NAME", help="leave out a service or database; repeatable"
+)
+@click.option(
+    "--database",
+    metavar="NAME",
+    default="",
+    help="check this database only, if the files have several",
+)
 @click.option(
     "--database-url",
+    metavar="URL",
     envvar="POOLKIT_DATABASE_URL",
     show_envvar=True,
     default="",
-    help="read max_connections from this server",
+    help="read max_connections and the reserve from this PostgreSQL server",
 )
-@click.option("--max-connections", type=int, help="the server's limit, if no template has it")
-@click.option("--instance-class", default="", help="the same, from a class such as db.m7g.large")
+@click.option("--max-connections", type=int, help="set the server's limit")
 @click.option(
-    "--migrations", type=int, default=1, show_default=True, help="connections of migrations"
-)
-@click.option(
-    "--operators", type=int, default=3, show_default=True, help="connections of psql and monitoring"
-)
-@click.option(
-    "--reserve", type=int, help="connections that the server reserves, if not the default"
+    "--instance-class",
+    metavar="CLASS",
+    default="",
+    help="use the limit of RDS for PostgreSQL on this class, such as db.m7g.large",
 )
 @click.option(
-    "--pgbouncer-pools", type=int, help="number of PgBouncer's pools, one per database and user"
+    "--migrations",
+    type=int,
+    default=1,
+    show_default=True,
+    help="add this number of connections for migrations",
+)
+@click.option(
+    "--operators",
+    type=int,
+    default=3,
+    show_default=True,
+    help="add this number of connections for psql and monitoring",
+)
+@click.option("--reserve", type=int, help="set the number of connections that the server reserves")
+@click.option(
+    "--pgbouncer-pools",
+    type=int,
+    help="set the number of PgBouncer's pools: the pairs of database and user",
 )
 @click.option(
     "--allow-unknown",
@@ -60,16 +90,24 @@ _path = click.Path(path_type=Path)
 @click.option(
     "--report-class",
     is_flag=True,
-    help="print the entry for the instance class of the server at --database-url, and end",
+    help="print max_connections of the server at --database-url as an entry for its instance class, "
+    "and exit",
 )
-@click.option("--check-run", type=_path, help="compare with a run of `poolkit compare`")
 @click.option(
-    "--live", is_flag=True, help="compare with the open connections of the server of --database-url"
+    "--check-run",
+    type=_path,
+    help="compare the ceilings with the peaks in a run folder of `poolkit compare`",
+)
+@click.option(
+    "--live",
+    is_flag=True,
+    help="compare the ceilings with the open connections of the server at --database-url",
 )
 @click.option(
     "--answer",
     is_flag=True,
-    help="write these answers, and a question mark for each unknown number, to pyproject.toml",
+    help="write the answers of this command line, and a question mark for each unknown number, to "
+    "pyproject.toml or poolkit.toml",
 )
 @click.option("--json", "form", flag_value="json", help="print JSON")
 @click.option("--markdown", "form", flag_value="markdown", help="print a pull request comment")
@@ -83,9 +121,12 @@ def budget(
     Adds up the connections that the services can open at most, and compares the sum with the limit
     of the database.
 
-    PATHS are CloudFormation or SAM templates, Kubernetes manifests, compose files, or folders of
-    them; by default infra/. Exit status: 0 if it fits, 1 if it does not, 2 if an option or a named
-    file is wrong, 3 if numbers are unknown or no service was found.
+    PATHS are files or folders: CloudFormation or SAM templates, CDK output, Terraform plans or
+    states as JSON, Kubernetes manifests, kustomizations, Helm charts and compose files. The default
+    is infra/, or the current folder if there is no infra/.
+
+    Exit status: 0 if the deployment fits; 1 if it does not; 2 if an option or a named file is
+    wrong; 3 if it cannot be shown to fit, or if there is nothing to count.
     """
     require("infra")
     from poolkit.budget.command import run  # noqa: PLC0415
