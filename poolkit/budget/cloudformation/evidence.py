@@ -85,14 +85,19 @@ class Graph:
         # A secret beside a proxy is the one of the database behind it.
         self._behind |= {each.resource: each.leads_to for each in poolers if each.resource}
         self._known: dict[ResourceKey, _Facts] = {}
-        self._names: dict[str, ResourceKey] = {}
+        self._names: dict[str, set[ResourceKey]] = defaultdict(set)
         holders = [each for each in self.resources.values() if each.type in types()["transparent"]]
         for each in holders:
             for part in (each.properties, *_listed(each.get("RecordSets"))):
                 name = identity(get_path(part, "Name")).rstrip(".")
                 if _NAME.fullmatch(name):
-                    self._names[name] = each.key
-        longest = sorted(map(re.escape, self._names), key=len, reverse=True)
+                    self._names[name].add(each.key)
+        # Only a client needs the server's password. One that is a word counts if it stands alone.
+        for key in self._behind:
+            for each in _listed(self.resources[key].get("MasterUserPassword")):
+                self._names[identity(each)].add(key)
+        parts = [name for name in self._names if not name.isalpha()]
+        longest = sorted(map(re.escape, parts), key=len, reverse=True)
         # A secret's ARN ends in six random characters, and a policy has ? or * for them.
         before, after = r"(?<![\w.-])(?=\w)|(?=[/<])", r"(?![\w/.-])|(?=-(?:\?|\*|\w{6}\b))"
         self._named = re.compile(f"(?:{before})({'|'.join(longest)})(?:{after})")
@@ -140,10 +145,11 @@ class Graph:
         for _, each in walk(value):
             if isinstance(each, Reference):
                 found.add(each.resource)
-            elif self._names and isinstance(each, str | Joined):
+            elif self._names and isinstance(each, str | Joined | Unknown):
                 # A policy template of SAM takes a parameter's name without the first slash.
-                names = [*self._named.findall(identity(each)), f"/{identity(each)}"]
-                found |= {self._names[name] for name in names if name in self._names}
+                text = identity(each)
+                names = {*self._named.findall(text), text, f"/{text}"} & self._names.keys()
+                found.update(*(self._names[name] for name in names))
         return found & self.resources.keys()
 
     def mentions(self, resource: Resource) -> frozenset[ResourceKey]:
@@ -230,8 +236,13 @@ class Graph:
     @cached_property
     def _grants(self) -> dict[ResourceKey, set[ResourceKey | None]]:
         """The servers that each role, policy and profile gives access to; None: any."""
-        owned = [each for each in self.resources.values() if each.type.startswith("AWS::IAM::")]
+        every = self.resources.values()
+        giving = types()["gives_to"]
+        owned = [each for each in every if each.type in giving or each.type[:10] == "AWS::IAM::"]
         grants = {each.key: set(self._granted(each.properties)) for each in owned}
+        for each in owned:
+            if secret := each.get("SecretId"):  # the policy of one secret
+                grants[each.key] = {*self.leads_to(self.named_in(secret))}
         for _ in range(2):  # a profile has a role, and the role has policies
             for each in owned:
                 for name in types()["gives_to"].get(each.type, ()):
@@ -244,11 +255,15 @@ class Graph:
 
     def _granted(self, value: Any) -> Iterator[ResourceKey | None]:
         """Yield the servers that the statements inside a value give access to; None: any."""
+        inside = (identity(each) for _, each in walk(value) if isinstance(each, str | Joined))
+        if any(each.rpartition("/")[2] in types()["grants"] for each in inside):
+            yield None
         for services, on in _allowed(value, _MAY_READ):
             keys, texts = self.named_in(on), [identity(each) for each in _listed(on)]
             for text in texts:
                 if text.endswith("*") and (found := _ANY_SUCH.search(text)):
-                    keys |= {k for name, k in self._names.items() if name.startswith(found[1])}
+                    named_so = (name for name in self._names if name.startswith(found[1]))
+                    keys.update(*(self._names[name] for name in named_so))
             named = self.leads_to(keys)
             yield from named
             is_any = any(each == "*" or each.endswith(":*") or ":rds!" in each for each in texts)
@@ -277,10 +292,12 @@ class Graph:
     def _doors(self) -> dict[ResourceKey, tuple[set[str], bool]]:
         """The security groups that may reach each server's port, and whether its network may."""
         rules: dict[str, list[Any]] = defaultdict(list)
+        written_here = set[str]()
         networks: list[Any] = []
         for each in self.resources.values():
             if each.type == _GROUP:
-                rules[identity(Reference(*each.key))] += _listed(each.get("SecurityGroupIngress"))
+                written_here.add(group := identity(Reference(*each.key)))
+                rules[group] += _listed(each.get("SecurityGroupIngress"))
             elif each.type == "AWS::EC2::SecurityGroupIngress":
                 for group in _group_ids(each.get("GroupId")):
                     rules[group].append(each.properties)
@@ -290,8 +307,8 @@ class Graph:
         for key in self._behind:
             server = self.resources[key]
             groups, ports = self._facts(server).groups, _ports(server)
-            # The members of a VPC's default group reach each other.
-            sources = {group for group in groups if group.endswith(".DefaultSecurityGroup>")}
+            # The members of a group may reach each other if its rules stand elsewhere.
+            sources = {group for group in groups if group not in written_here}
             is_wide = False
             for written in (rule for group in groups for rule in rules[group]):
                 # A rule that is unknown may let in all.
