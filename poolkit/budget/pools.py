@@ -201,6 +201,11 @@ def _of_framework(workload: Workload, framework: Mapping[str, Any]) -> Quantity 
     """Return the pool that a variable sets, or the parameters of all database URLs together."""
     plain = {re.sub(r"[._-]", "", name).upper(): name for name in workload.variables}
     names = [plain[name] for name in framework.get("variables", ()) if name in plain]
+    # An option of the JVM or of the program comes before the variable.
+    texts = [each.text or each.partly for each in workload.variables.values()]
+    written = re.compile(framework.get("setting", "$."), re.IGNORECASE)
+    if names and written.search("\n".join([*(workload.command or ()), *texts])):
+        return unknown(f"an option may set the pool of {framework['name']} too", workload.where)
     parameter = re.compile(rf"{framework.get('parameter', '$.')}\s*=\s*(\d+)", re.IGNORECASE)
     form = re.compile(framework.get("form", "$."), re.IGNORECASE)
     sizes: dict[str, int | None] = {}

@@ -34,6 +34,10 @@ _SETTING = re.compile(
     r"(?:^|[\s=]|--|-c)(max|superuser_reserved|reserved)[-_]connections(?:\s*=\s*|[ \t]+)'?([^\s'#]+)",
     re.MULTILINE,
 )
+_MENTION = re.compile(r"(?<!\w)max[-_]connections(?!\w)")
+# Texts that change the settings in a way that is not understood.
+_CHANGES = re.compile(r"(\.(sql|sh)|Dockerfile|initdb\.d/?)$")
+_SETTINGS = re.compile(r"(?<!hba\.)(?<!ident\.)(conf(\.d|ig)?|mysql|postgresql|\.cnf|\.ini)/?$")
 _KINDS = {"postgres": "PostgreSQL", "mysql": "MySQL"}
 _COMMENT = re.compile(r"#.*")
 _POOL_SIZE = re.compile(r"\bpool_size\s*=\s*(\d+)")
@@ -305,8 +309,8 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     engine = software.engine if software else "postgres"
     defaults = platform_limit("servers", engine, where=workload.where)
     # EXTRA_CONF, MARIADB_EXTRA_FLAGS and POSTGRES_INITDB_ARGS are such variables.
-    texts = [each.text or each.partly for each in workload.variables.values()]
-    files = [software.settings if software else "", *workload.mounted.values(), *texts]
+    texts = {name: each.text or each.partly for name, each in workload.variables.items()}
+    files = [software.settings if software else "", *workload.mounted.values(), *texts.values()]
     command = " ".join(workload.command or ())
     # -N is short for max_connections. The command line comes last, because it wins.
     words = re.sub(r"(^|\s)-N *", r"\1-c max_connections=", command)
@@ -315,7 +319,12 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
     origin = workload.command_origin or str(workload.where)
     numbers = [workload.number(each) for each in (software.pool if software else ())]
     limit = next((each for each in numbers if each is not None), None)
-    if "max" in found:
+    written = {name: text for name, text in texts.items() if text}
+    written |= {**workload.mounted, "its command": words}
+    unclear = [name for name, text in written.items() if _is_unclear(name, text)]
+    if unclear and not _sets_limit(words):
+        limit = unknown(f"max_connections: {unclear[0]} may set it", workload.where)
+    elif "max" in found:
         limit = setting(found["max"], "max_connections", origin, workload.where)
     elif limit is None and "config_file" in command:
         limit = unknown("max_connections: its config_file could not be read", workload.where)
@@ -336,3 +345,15 @@ def own_server(workload: Workload, softwares: Collection[Software] = ()) -> Data
         resources=(workload.resource,) if workload.resource else (),
         hosts=workload.hosts,
     )
+
+
+def _is_unclear(name: str, text: str) -> bool:
+    """Return whether a text may set max_connections in a way that is not understood."""
+    if not text:
+        return _SETTINGS.search(name) is not None
+    is_mentioned = _MENTION.search(_COMMENT.sub("", text)) is not None
+    return is_mentioned and (_CHANGES.search(name) is not None or not _sets_limit(text))
+
+
+def _sets_limit(text: str) -> bool:
+    return any(match[1] == "max" for match in _SETTING.finditer(_COMMENT.sub("", text)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HERE_DOCUMENT = re.compile(r"<<-?['\"]?(\w+)['\"]?")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?[^}]*\}|(\w+))")
+_SETTINGS = re.compile(r".*\.(cnf|conf|sql|sh)")
 _SHELL = ("/bin/sh", "-c")
 
 
@@ -35,13 +36,16 @@ class Stage:
     where: SourceLocation | None = None
     """The line of its last CMD or ENTRYPOINT."""
     variables: Mapping[str, Variable] = field(default_factory=dict)
+    texts: str = ""
+    """The text of the Dockerfile and of the settings and scripts that it copies."""
 
 
 def built_from(build: Mapping[str, Any]) -> Stage:
     """Return the stage that `build` of a compose service ends with, an empty one if it cannot be read."""
     file = Path(str(build["context"])) / str(build.get("dockerfile") or "Dockerfile")
     text = build.get("dockerfile_inline") or read_if_there(file)
-    return _last_stage(str(text), str(file), build)
+    texts = [str(text), *_copied(str(text), str(build["context"]))]
+    return replace(_last_stage(str(text), str(file), build), texts="\n".join(texts))
 
 
 def read_if_there(name: Any) -> str:
@@ -51,6 +55,24 @@ def read_if_there(name: Any) -> str:
         return read_text(file) if file.is_file() else ""
     except TemplateError:
         return ""
+
+
+def texts_in(file: Path) -> list[str]:
+    """Return the texts of a file, or of the files in a folder, that may change a server's settings."""
+    files = sorted(file.iterdir()) if file.is_dir() else [file]
+    return [read_if_there(each) for each in files if _SETTINGS.fullmatch(each.name)]
+
+
+def _copied(text: str, context: str) -> list[str]:
+    """Return the texts of settings and scripts that COPY and ADD take from the context."""
+    found: list[str] = []
+    for _, name, rest in _instructions(text):
+        sources = re.findall(r"[^\s\"',\[\]]+", rest)[:-1] if name in ("COPY", "ADD") else []
+        for each in sources:
+            # A source is relative to the context, and cannot leave it.
+            pattern = re.sub(r"\*+", "*", each.lstrip("./")) or "*"
+            found += [text for file in Path(context).glob(pattern) for text in texts_in(file)]
+    return found
 
 
 def split(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolkit.budget.compose.dockerfiles import Stage, built_from, read_if_there, split
+from poolkit.budget.compose.dockerfiles import Stage, built_from, read_if_there, split, texts_in
 from poolkit.budget.compose.files import put_together
 from poolkit.budget.model import Description, Evidence, Overlap, Variable, Workload, known, unknown
 from poolkit.budget.read.documents import read_text, read_variables
@@ -36,6 +36,8 @@ _DOLLAR = "\0"
 # What a variable without a value leaves in a text.
 _GAP = re.compile("\1(\\w+)\1")
 _CONFIGURATION = re.compile(r".*\.(ini|conf|cnf|cfg|toml|ya?ml|env|properties|json)")
+# The folders of a server's settings, and those of any other image.
+_CONFIGURED = re.compile(r"conf|/etc/(my|postgres)")
 _ANY = ("*", "*")
 """The network of a container that may reach every other one."""
 
@@ -115,7 +117,7 @@ class _Service:
             command=command,
             command_origin=command_origin,
             unread_variables=unread,
-            mounted=self._mounted(),
+            mounted=self._mounted(stage),
             hosts=(self.name, *own_names, *aliases),
             base_image=stage.base_image,
         )
@@ -151,9 +153,10 @@ class _Service:
         words = (stage.entrypoint or ()) + own.get("command", stage.command or ())
         return words or None, str(origin if "command" in own else stage.where or origin)
 
-    def _mounted(self) -> dict[str, str]:
-        """Return the texts of its configuration files by their names."""
+    def _mounted(self, stage: Stage) -> dict[str, str]:
+        """Return the texts of its configuration files by their names; empty if one is not there."""
         mounted: dict[str, str] = {}
+        changes = {"Dockerfile": stage.texts}
         for target, source in self._mapping("configs").items():
             config = self.document.mapping("configs").get(str(source))
             text = get_path(config, "content") or read_if_there(get_path(config, "file"))
@@ -162,10 +165,18 @@ class _Service:
         for target, source in self._mapping("volumes").items():
             file = Path(_plain(str(source)))
             # A folder of configuration: ./conf.d:/etc/mysql/conf.d.
-            is_folder = "conf" in target and file.is_dir()
-            for each in sorted(file.iterdir()) if is_folder else [file]:
+            is_folder = _CONFIGURED.search(target) is not None
+            if "initdb.d" in target:
+                changes[target] = "\n".join(texts_in(file))
+            elif is_folder and not file.exists():
+                mounted[target] = ""
+            for each in sorted(file.iterdir()) if is_folder and file.is_dir() else [file]:
                 if _CONFIGURATION.fullmatch(each.name):
                     mounted[str(each)] = read_if_there(each)
+        # Of scripts only this setting counts: they name no database of the service.
+        for name, text in changes.items():
+            lines = [line for line in text.splitlines() if re.search(r"max[-_]connections", line)]
+            mounted |= {name: "\n".join(lines)} if lines else {}
         return mounted
 
     def _environment(self, stage: Stage) -> tuple[dict[str, Variable], str]:

@@ -279,7 +279,7 @@ def _clusters(objects: Objects) -> dict[ResourceKey, Database]:
             lines = [f"{name} = {value}" for name, (value, _) in parameters.items()]
             _, where = parameters.get("max_connections", ("", each.where("spec")))
             server = _made_by_operator(each, "server", image=operator["image"])
-            conf = {"server.conf": "\n".join(lines)}
+            conf = {"server.conf": "\n".join(lines)} if lines else {}
             database = own_server(replace(server, mounted=conf, command_origin=str(where)))
             if operator["computes"] and "max_connections" not in parameters:
                 limit = unknown(f"{operator['name']} computes max_connections", where)

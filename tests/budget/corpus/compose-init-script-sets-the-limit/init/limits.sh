@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "max_connections = 40" >> "$PGDATA/postgresql.conf"

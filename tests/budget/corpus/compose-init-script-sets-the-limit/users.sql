@@ -1,0 +1,2 @@
+-- The tables of the users.
+CREATE TABLE users (id int);
