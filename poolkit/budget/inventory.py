@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,10 +19,10 @@ from poolkit.budget.compose.workloads import describe_compose
 from poolkit.budget.files import read_by
 from poolkit.budget.kubernetes.workloads import describe_manifests
 from poolkit.budget.measured import login
-from poolkit.budget.model import NotCounted, Overlap, Service, Workload, known, unknown
+from poolkit.budget.model import NotCounted, Overlap, Service, Variable, Workload, known, unknown
 from poolkit.budget.pools import is_migration, pool, read_assignments
 from poolkit.budget.read.parameters import read_parameters
-from poolkit.budget.signs import SERVERS, database_signs, hosts_in
+from poolkit.budget.signs import NO_HOST, SERVERS, database_signs, hosts_in, is_about_database
 from poolkit.budget.software import (
     is_no_client,
     is_pooler,
@@ -34,7 +35,7 @@ from poolkit.budget.terraform.workloads import describe_terraform, without_copie
 from poolkit.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from poolkit.budget.files import Files
     from poolkit.budget.model import (
@@ -44,22 +45,18 @@ if TYPE_CHECKING:
         Pooler,
         ResourceKey,
         Unread,
-        Variable,
     )
     from poolkit.budget.pools import Assignment
     from poolkit.budget.read.parameters import Environment
     from poolkit.budget.software import Software
 
-_NO_HOST = re.compile(
-    r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$"
-    r"|(PORT|PASSWORD|PASS|USERNAME|USER|TYPE|ENGINE|DRIVER|ADAPTER|DIALECT|VENDOR|SSLMODE)$"
-)
-_NO_ADDRESS = re.compile(rf"SECRET|CREDENTIAL|ARN|{_NO_HOST.pattern}")
+_NO_ADDRESS = re.compile(rf"SECRET|CREDENTIAL|ARN|{NO_HOST.pattern}")
 _ADDRESS = re.compile(
     r"://|\bhost=|(host|server|endpoint|addr|address|url|uri|dsn)=", re.IGNORECASE
 )
 _Part = TypeVar("_Part", "Service", "Pooler")
 _Named = TypeVar("_Named", "Workload", "Database")
+_Version = TypeVar("_Version", "Pooler", "Database")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,8 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         read_by(lambda each: describe_compose(each, given, known_software), files.compose, named),
         *map(describe_terraform, without_copies(files.terraform)),
     )
-    workloads = _with_unique_names(each for found in described for each in found.workloads)
+    objects = {each.resource for each in described[1].workloads}
+    workloads = _with_names([each for found in described for each in found.workloads], objects)
     # Without files, each service stands on the command line only.
     nothing = unknown("no file has it")
     workloads = workloads or [
@@ -143,17 +141,20 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         )
         for name in assignments
     ]
-    databases = [each for found in described for each in found.databases]
     clients: list[Workload] = []
     own_poolers: list[Workload] = []
+    own_servers: list[Database] = []
     for each in workloads:
         if is_server(each, known_software):
-            databases.append(own_server(each, known_software))
+            own_servers.append(own_server(each, known_software))
         else:
             (own_poolers if is_pooler(each, known_software) else clients).append(each)
-    databases = _with_unique_names(databases)
+    databases = [each for found in described for each in found.databases]
+    databases = _with_unique_names([*databases, *_servers_once(own_servers)])
     poolers = [each for found in described for each in found.poolers]
-    poolers += [own_pooler(each, options.pgbouncer_pools, known_software) for each in own_poolers]
+    poolers += _poolers_once(
+        own_pooler(each, options.pgbouncer_pools, known_software) for each in own_poolers
+    )
     names = {each.name for each in workloads} | {each.name for each in databases}
     for name in (*assignments, *ignored):
         # An answer is for every run, and this one may be about other files.
@@ -164,7 +165,7 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     servers = _Servers(poolers, databases, described, known_software)
     counted, not_counted = _counted(clients, assignments, ignored, options.migrations, servers)
     return Inventory(
-        clients=tuple(counted),
+        clients=tuple(_clients_once(counted, not_counted)),
         poolers=tuple(Client(part=each, possible=servers.behind[each.name]) for each in poolers),
         databases=tuple(databases),
         not_counted=tuple(not_counted),
@@ -194,6 +195,82 @@ def _with_unique_names(parts: Iterable[_Named]) -> list[_Named]:
         taken.add(name)
         found.append(dataclasses.replace(part, name=name))
     return found
+
+
+# -- versions of one object -----------------------------------------------------------------
+
+
+def _with_names(workloads: Sequence[Workload], objects: Collection[object]) -> list[Workload]:
+    """Return the workloads with unique names; the versions of one Kubernetes object share one.
+
+    Kubernetes knows an object by kind, namespace and name: another manifest of it replaces it.
+    """
+    groups: dict[object, list[Workload]] = {}
+    for each in workloads:
+        is_object = each.resource is not None and each.resource in objects
+        groups.setdefault(each.resource if is_object else id(each), []).append(each)
+    first = _with_unique_names(min(each, key=_place) for each in groups.values())
+    return [
+        dataclasses.replace(each, name=one.name)
+        for one, versions in zip(first, groups.values(), strict=True)
+        for each in versions
+    ]
+
+
+def _place(part: Workload | Service | Pooler | Database) -> tuple[str, int]:
+    return (part.where.file, part.where.line or 0) if part.where else ("", 0)
+
+
+def _largest(ceiling: int | None) -> float:
+    return math.inf if ceiling is None else ceiling
+
+
+def _versions(parts: Iterable[_Version]) -> Iterable[list[_Version]]:
+    """Return the parts of one name together."""
+    found: dict[str, list[_Version]] = {}
+    for each in sorted(parts, key=_place):
+        found.setdefault(each.name, []).append(each)
+    return found.values()
+
+
+def _servers_once(servers: Iterable[Database]) -> Iterator[Database]:
+    """Return each server once, with the least limit of its versions; unknown if one is."""
+    for versions in _versions(servers):
+        least = min(versions, key=lambda each: -1 if each.available is None else each.available)
+        hosts = dict.fromkeys(host for each in versions for host in each.hosts)
+        yield dataclasses.replace(least, hosts=tuple(hosts))
+
+
+def _poolers_once(poolers: Iterable[Pooler]) -> Iterator[Pooler]:
+    """Return each pooler once, with the largest ceiling of its versions; unknown if one is."""
+    for versions in _versions(poolers):
+        hosts = dict.fromkeys(host for each in versions for host in each.server_hosts)
+        keys = dict.fromkeys(key for each in versions for key in each.leads_to)
+        most = max(versions, key=lambda each: _largest(each.ceiling(None)))
+        yield dataclasses.replace(most, server_hosts=tuple(hosts), leads_to=tuple(keys))
+
+
+def _clients_once(
+    clients: Sequence[Client[Service]], left_out: list[NotCounted]
+) -> Iterator[Client[Service]]:
+    """Return each service once, with the largest ceiling of its versions; list the others."""
+    by_name: dict[str, list[Client[Service]]] = {}
+    for each in clients:
+        by_name.setdefault(each.part.name, []).append(each)
+    for versions in by_name.values():
+        parts = sorted((each.part for each in versions), key=_place)
+        # Behind a pooler, a version adds nothing to those that connect directly.
+        most = max(
+            [each for each in parts if not each.through] or parts,
+            key=lambda each: (_largest(each.ceiling), _largest(each.instances.value)),
+        )
+        yield Client(
+            part=most,
+            certain=frozenset.intersection(*(each.certain for each in versions)),
+            possible=frozenset[str]().union(*(each.possible for each in versions)),
+        )
+        reason = f"the same {most.platform} as in {most.where}"
+        left_out += [NotCounted.of(each, reason) for each in parts if each is not most]
 
 
 # -- which workloads count ------------------------------------------------------------------
@@ -230,7 +307,7 @@ def _counted(
     """Return the workloads that count, and the others with the reason."""
     counted: list[Client[Service]] = []
     left_out: list[NotCounted] = []
-    migrations = 0
+    migrations: set[str] = set()
     for workload in clients:
         assignment, signs = assignments.get(workload.name), servers.signs(workload)
         names_server = any(each.databases and not each.is_network for each in signs)
@@ -251,8 +328,8 @@ def _counted(
             reason = "no service runs it; migrations are counted apart"
         elif not signs and not unread:
             reason = "no sign of a database; if it uses one, count it with --service"
-        elif is_migration(workload) and migrations < most_migrations:
-            migrations += 1
+        elif is_migration(workload) and len(migrations | {workload.name}) <= most_migrations:
+            migrations.add(workload.name)
             reason = "it is the migration, which is counted as such"
         if reason:
             left_out.append(NotCounted.of(workload, reason))
@@ -386,7 +463,7 @@ class _Servers:
             databases = frozenset[str]().union(*(way.databases for way in ways))
             if databases:
                 certain.append(_Sign(each.reason, databases, is_network=each.is_network))
-            elif not (each.leads_to or each.hosts):
+            elif not each.leads_to and all(map(_is_managed, each.hosts)):
                 unclear.append(_Sign(each.reason, is_network=each.is_network, is_open=True))
         named = [each for each in certain if not each.is_network]
         # The network lets a client through to more servers than the one that it names. A user name
@@ -420,14 +497,19 @@ class _Servers:
         )
 
 
+def _is_managed(host: str) -> bool:
+    """Return whether a host name is one that a cloud gives to its database servers."""
+    return is_about_database("", Variable(text=host, origin=""))
+
+
 def _hosts(name: str, variable: Variable) -> set[str]:
     """Return the hosts that a variable's text may name, each also by its first part."""
     text = variable.partly if variable.text is None else variable.text
     # POSTGRES_DB and DB_TYPE may have the same text as the host.
-    return set() if _NO_HOST.search(name.upper()) else hosts_in(text)
+    return set() if NO_HOST.search(name.upper()) else hosts_in(text)
 
 
 def _is_address(name: str, variable: Variable) -> bool:
     """Return whether a variable may hold the address of a server."""
     is_hidden = variable.text is None or _ADDRESS.search(f"{name}={variable.text}")
-    return bool(is_hidden) and not _NO_HOST.search(name.upper())
+    return bool(is_hidden) and not NO_HOST.search(name.upper())

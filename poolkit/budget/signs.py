@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolkit.budget.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from poolkit.budget.model import Variable, Workload
 
@@ -35,6 +36,11 @@ _HOST = re.compile(
     r"|^([a-z0-9][\w.-]*)(?=(?::\d+)?(?:[/,;][^@]*)?$)",
     re.IGNORECASE,
 )
+NO_HOST = re.compile(
+    r"(^|_)(DB|DATABASE|PGDATABASE|NAME|USER|USERNAME|PASSWORD|SCHEMA)$"
+    r"|(PORT|PASSWORD|PASS|USERNAME|USER|TYPE|ENGINE|DRIVER|ADAPTER|DIALECT|VENDOR|SSLMODE)$"
+)
+"""The names of variables whose value is no host, although it may be the same text."""
 
 
 class Sign(NamedTuple):
@@ -131,6 +137,18 @@ def hosts_in(text: str) -> set[str]:
     hosts = {match[1] or match[2] for match in _HOST.finditer(text.strip())}
     # A host is also known by its first part, unless it is an address.
     return hosts | {each.partition(".")[0] for each in hosts if not each.replace(".", "").isdigit()}
+
+
+def with_other_hosts(name: str, variable: Variable, names: Mapping[str, str]) -> Variable:
+    """Return a variable with other names for the hosts in its text."""
+    if not variable.text or NO_HOST.search(name.upper()):
+        return variable
+
+    def other(match: re.Match[str]) -> str:
+        host = match[1] or match[2]
+        return match[0].replace(host, names[host]) if host in names else match[0]
+
+    return replace(variable, text=_HOST.sub(other, variable.text.strip()))
 
 
 def _words(name: str) -> list[str]:

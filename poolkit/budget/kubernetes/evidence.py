@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from poolkit.budget.kubernetes.objects import can_be_same, items, kinds, mappings, texts
 from poolkit.budget.model import Evidence, Variable
 from poolkit.budget.read.values import get_path
-from poolkit.budget.signs import hosts_in, is_about_database
+from poolkit.budget.signs import hosts_in, is_about_database, with_other_hosts
 from poolkit.budget.software import is_pooler, is_server
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class Signs:
             found.append(Evidence(reason=f"Cloud SQL {instances or 'proxy beside it'}"))
         # A server or pooler beside the container is reached by localhost.
         beside = tuple(each for each in self._in_pod[id(pod)] if each != workload.resource)
-        variables = {}
-        for name, each in workload.variables.items():
+        variables, external = {}, self._objects.external_names(namespace)
+        for name, variable in workload.variables.items():
+            each = with_other_hosts(name, variable, external)
             keys = beside if _LOCAL.search(each.text or "") else ()
             for host in sorted(hosts_in(each.text or "") & self._shared):
                 keys += tuple(key for key in self._hosts[host] if can_be_same(key.stack, namespace))
@@ -127,12 +128,15 @@ class Signs:
                 yield each, tuple(dict.fromkeys(found))
 
     def _of_hosts(self, reason: str, hosts: Iterable[str], namespace: str) -> Iterator[Evidence]:
+        external = self._objects.external_names(namespace)
         for host in dict.fromkeys(hosts):
             # Without a namespace in it, a name is one of the pod's own namespace.
             keys = self._hosts.get(host, ())
             keys = [each for each in keys if "." in host or can_be_same(each.stack, namespace)]
             if keys:
                 yield Evidence(reason=f"{reason} names {host}", leads_to=tuple(keys))
+            elif host in external:
+                yield Evidence(reason=f"{reason} names {host}", hosts=(external[host],))
 
     def _of_secret(self, name: str, part: str, namespace: str) -> Iterator[Evidence]:
         keys = tuple(

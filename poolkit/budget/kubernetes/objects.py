@@ -56,7 +56,9 @@ class Manifest(Document):
 
     def key(self, *inner: object) -> ResourceKey:
         """Return the key of the object, or of a container in it."""
-        return ResourceKey(self.namespace, "/".join([self.type, self.name, *map(str, inner)]))
+        # An object without a name gets another one each time.
+        name = self.name if self.at("metadata", "name") else f"{self.name} of {self.where()}"
+        return ResourceKey(self.namespace, "/".join([self.type, name, *map(str, inner)]))
 
     def is_near(self, namespace: str) -> bool:
         """Return whether it can be in a namespace."""
@@ -206,6 +208,9 @@ class Objects:
         self.hosts: dict[int, list[str]] = defaultdict(list)
         """The names by which each pod is reached, by the pod's `id`."""
         self._add_hosts()
+        named = [(each.at("spec", "externalName"), each) for each in self.of_type("Service")]
+        external = [(name.rstrip("."), each) for name, each in named if isinstance(name, str)]
+        self._external = sorted(external, key=lambda pair: pair[0])
 
     def __iter__(self) -> Iterator[Manifest]:
         return (each for key, found in self._index.items() if len(key) == 1 for each in found)
@@ -221,6 +226,15 @@ class Objects:
     def about(self, manifest: Manifest) -> list[Manifest]:
         """Return the autoscalers of an object, and the rollouts that run its pods."""
         return self._near(manifest.namespace, "about", manifest.kind, manifest.name)
+
+    def external_names(self, namespace: str) -> dict[str, str]:
+        """Return the outside hosts that Services stand for, by the names within a namespace."""
+        return {
+            host: external
+            for external, each in self._external
+            for host in each.hosts(each.name)
+            if "." in host or each.is_near(namespace)
+        }
 
     def _near(self, namespace: str, *key: str) -> list[Manifest]:
         return [each for each in self._index.get(key, ()) if each.is_near(namespace)]

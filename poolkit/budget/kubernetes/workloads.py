@@ -107,7 +107,7 @@ def _containers(pod: Pod, objects: Objects) -> Iterator[tuple[ValuePath, Workloa
             unread_variables=unread,
             hidden_variables=hidden,
             mounted={key: each.text or "" for file in files for key, each in file.items()},
-            resource=manifest.key(inner),
+            resource=manifest.key(*path[:-1], inner),
             hosts=tuple(dict.fromkeys(objects.hosts[id(pod)])),
         )
         yield path, workload
@@ -268,7 +268,7 @@ def _made_by_operator(
 
 def _clusters(objects: Objects) -> dict[ResourceKey, Database]:
     """Return the primary server of every operator's cluster, with its settings."""
-    found = {}
+    found: dict[ResourceKey, Database] = {}
     for type_name, operator in kinds("operators").items():
         for each in objects.of_type(type_name):
             parameters = {
@@ -284,11 +284,18 @@ def _clusters(objects: Objects) -> dict[ResourceKey, Database]:
             if operator["computes"] and "max_connections" not in parameters:
                 limit = unknown(f"{operator['name']} computes max_connections", where)
                 database = replace(database, max_connections=limit)
-            found[each.key()] = replace(
+            database = replace(
                 database,
                 kind=f"{operator['name']} cluster",
                 resources=(each.key(),),
                 hosts=tuple(each.hosts(*(form.format(each.name) for form in operator["hosts"]))),
+            )
+            # Another manifest of the same cluster replaces it; the least limit is the safe one.
+            same = sorted(
+                [database, found.get(each.key(), database)], key=lambda one: str(one.where)
+            )
+            found[each.key()] = min(
+                same, key=lambda one: -1 if one.available is None else one.available
             )
     return found
 
@@ -340,11 +347,16 @@ def _pairs(pooler: Manifest, cluster: str, objects: Objects) -> int | None:
     group = pooler.type.partition(".")[2]
     found = objects.named(f"Cluster.{group}", cluster, pooler.namespace)
     # A recovered cluster has the databases of its backup.
-    if not found or set(fields(found[0].at("spec", "bootstrap"))) - {"initdb"}:
+    if not found or any(set(fields(each.at("spec", "bootstrap"))) - {"initdb"} for each in found):
         return None
-    roles = [
-        each for each in mappings(found[0].at("spec", "managed", "roles")) if each.get("login")
-    ]
+    # Any version of the cluster or of a Database may be the one that is applied.
+    roles = {
+        str(role.get("name"))
+        for each in found
+        for role in mappings(each.at("spec", "managed", "roles"))
+        if role.get("login")
+    }
     others = objects.of_type(f"Database.{group}")
-    own = [each for each in others if each.at("spec", "cluster", "name") == cluster]
-    return (1 + len(roles) + bool(found[0].at("spec", "enableSuperuserAccess"))) * (1 + len(own))
+    own = {each.key() for each in others if each.at("spec", "cluster", "name") == cluster}
+    is_open = any(each.at("spec", "enableSuperuserAccess") for each in found)
+    return (1 + len(roles) + is_open) * (1 + len(own))
