@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 """A reference in a manifest, as Terraform writes it."""
+_GROUPS = re.compile(r"security_group(s|_ids)$")
 
 
 HINT = "run: terraform plan -out plan && terraform show -json plan > plan.json"
@@ -253,6 +254,8 @@ class _Plan:
             new = {"Type": rule["type"], "Properties": {}, "DependsOn": []}
             whole = found.setdefault(name, new)
             whole["DependsOn"] += sorted(node.refers_to)
+            groups = [each for key, each in walk(node.values) if _GROUPS.search(key)]
+            whole["Properties"] |= {"SecurityGroups": groups} if groups else {}
             # One policy is attached to several roles.
             roles = [*whole["Properties"].get("Roles", ()), *properties.get("Roles", ())]
             whole["Properties"].update(properties | ({"Roles": roles} if roles else {}))
