@@ -95,7 +95,8 @@ class Graph:
         # Only a client needs the server's password. One that is a word counts if it stands alone.
         for key in self._behind:
             for each in _listed(self.resources[key].get("MasterUserPassword")):
-                self._names[identity(each)].add(key)
+                if len(text := identity(each)) >= 8:  # RDS refuses a shorter one
+                    self._names[text].add(key)
         parts = [name for name in self._names if not name.isalpha()]
         longest = sorted(map(re.escape, parts), key=len, reverse=True)
         # A secret's ARN ends in six random characters, and a policy has ? or * for them.

@@ -177,8 +177,21 @@ class _Plan:
     def _add_edges(self) -> None:
         """Add what a resource leads to by its values and its parts."""
         nodes, rules = self.nodes, table("terraform")
+        passwords = {
+            text: name
+            for name, node in nodes.items()
+            if _is(node.type, "servers") or rules["holders"].get(node.type) in rules["servers"]
+            for key, text in walk(node.written.get("values"))
+            if key.endswith("password") and isinstance(text, str)
+            # A word stands in other texts too, and platforms refuse a short password.
+            if len(text) >= 8 and not text.isalpha()
+        }
         for name, node in nodes.items():
             node.refers_to |= self._named("\n".join(_texts(node.values))) - {name}
+            if not _is(node.type, "servers"):
+                # Only a client needs the password, which a plan has even if it is sensitive.
+                written = "\n".join(_texts(node.written.get("values")))
+                node.refers_to |= {to for text, to in passwords.items() if text in written} - {name}
         for node in nodes.values():
             for name in [*node.refers_to]:
                 # A secret leads to what its version refers to, and a service to what its task does.
