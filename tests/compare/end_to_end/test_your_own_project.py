@@ -202,7 +202,8 @@ def check_budget(kind, project):
     (line,) = re.findall(r"^poolkit (budget .*)$", section(kind.section), re.MULTILINE)
     answer = run_process(*shlex.split(line), "--json", cwd=project)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    (service,) = json.loads(answer.stdout)["services"]
+    (database,) = json.loads(answer.stdout)["databases"]
+    (service,) = database["services"]
     instances = 1 if "function" in kind.ceilings else service["instances"]["value"]
     measured = list(kind.ceilings.values())[-1]
     # The threads of gunicorn are the ceiling of Django, which is not measured.
