@@ -26,6 +26,7 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from poolkit.budget.files import Files
     from poolkit.budget.model import Answers
 
 
@@ -45,16 +46,7 @@ def compute_budget(options: Options) -> Budgets:
     options = dataclasses.replace(options, paths=paths)
     names_files = options.parameters or options.ignored or options.database
     files = read_files(paths, may_be_none=bool(options.services) and not names_files)
-    environment = Environment(name=options.environment)
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    folders += [document.path.parent for document in files.templates]
-    # Overlays of Kustomize and values of Helm need no file.
-    names = {document.path.name for document in files.kubernetes}
-    has_overlays = not names.isdisjoint((*KUSTOMIZATION_FILES, CHART_FILE))
-    named = [folder / "environments" / f"{options.environment}.toml" for folder in folders]
-    if options.environment and (not has_overlays or any(map(Path.is_file, named))):
-        environment = find_environment(options.environment, dict.fromkeys(folders))
-        environment = environment.overridden(options.overrides)
+    environment = _environment(files, options)
     files, left_out = of_environment(files, environment, paths)
     inventory = take_inventory(files, environment, options)
     databases = _databases(inventory.databases, options)
@@ -95,6 +87,20 @@ def compute_budget(options: Options) -> Budgets:
         unread=inventory.unread,
         environment=options.environment,
     )
+
+
+def _environment(files: Files, options: Options) -> Environment:
+    """Return the environment's file, or its name alone where overlays need no file."""
+    folders = [path if path.is_dir() else path.parent for path in options.paths]
+    folders += [document.path.parent for document in files.templates]
+    names = {document.path.name for document in files.kubernetes}
+    # Overlays of Kustomize and values of Helm need no file.
+    has_overlays = not names.isdisjoint((*KUSTOMIZATION_FILES, CHART_FILE))
+    named = [folder / "environments" / f"{options.environment}.toml" for folder in folders]
+    if options.environment and (not has_overlays or any(map(Path.is_file, named))):
+        environment = find_environment(options.environment, dict.fromkeys(folders))
+        return environment.overridden(options.overrides)
+    return Environment(name=options.environment)
 
 
 def _databases(found: Sequence[Database], options: Options) -> list[Database]:

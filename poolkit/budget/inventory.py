@@ -114,33 +114,21 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
     named = {*options.paths, Path(environment.file)}
     # The templates that an environment deploys are named by it.
     named |= {each.path for each in files.templates if environment.file}
+    manifests = read_by(
+        lambda each: describe_manifests(each, environment.name, options.paths),
+        files.kubernetes,
+        named,
+    )
     described = (
         read_by(lambda each: describe_templates(each, environment, given), files.templates, named),
-        read_by(
-            lambda each: describe_manifests(each, environment.name, options.paths),
-            files.kubernetes,
-            named,
-        ),
+        manifests,
         read_by(lambda each: describe_compose(each, given, known_software), files.compose, named),
         *map(describe_terraform, without_copies(files.terraform)),
     )
-    objects = {each.resource for each in described[1].workloads}
+    objects = {each.resource for each in manifests.workloads}
     workloads = _with_names([each for found in described for each in found.workloads], objects)
     # Without files, each service stands on the command line only.
-    nothing = unknown("no file has it")
-    workloads = workloads or [
-        Workload(
-            name=name,
-            platform="declared",
-            unit="instance",
-            where=None,
-            instances=nothing,
-            overlap=Overlap(),
-            variables={},
-            processes=nothing,
-        )
-        for name in assignments
-    ]
+    workloads = workloads or [_declared(name) for name in assignments]
     clients: list[Workload] = []
     own_poolers: list[Workload] = []
     own_servers: list[Database] = []
@@ -170,6 +158,21 @@ def take_inventory(files: Files, environment: Environment, options: Options) -> 
         databases=tuple(databases),
         not_counted=tuple(not_counted),
         unread=(*files.unread, *(each for found in described for each in found.unread)),
+    )
+
+
+def _declared(name: str) -> Workload:
+    """Return a service that no file has; --service gives its numbers."""
+    nothing = unknown("no file has it")
+    return Workload(
+        name=name,
+        platform="declared",
+        unit="instance",
+        where=None,
+        instances=nothing,
+        overlap=Overlap(),
+        variables={},
+        processes=nothing,
     )
 
 

@@ -31,7 +31,7 @@ _SCALING = "ServerlessV2ScalingConfiguration"
 def rds_databases(stacks: Sequence[Stack]) -> Iterator[Database]:
     """Return the databases of some stacks; a cluster with its instances is one of them.
 
-    A read replica is none: it has a limit and clients of its own.
+    A read replica is left out: it has a limit and clients of its own.
     """
     servers, in_cluster = _servers(stacks), set()
     for resource in servers:
@@ -126,7 +126,7 @@ def _group_with(resources: Iterable[Resource], name: str) -> Resource | None:
 
 
 def _setting(resource: Resource, *path: str, most: int = limits.MOST["postgres"]) -> Quantity:
-    """Return a property that is set as a number; unknown if it is none or not allowed."""
+    """Return a property as a number; unknown if it is no number or is not allowed."""
     origin, where = resource.origin(*path), resource.where(*path)
     return limits.setting(resource.get(*path), path[-1], origin, where, most)
 
