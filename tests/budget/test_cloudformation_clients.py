@@ -377,16 +377,20 @@ def test_members_of_one_group_reach_each_other_by_a_rule_on_itself(folder):
     assert clients(folder.budget()) == {"Fn"}
 
 
-def test_a_group_may_reach_the_databases_of_two_stacks_of_one_template(folder):
-    """Each stack has its own database, whatever the name of it in the template."""
-    inner = """
+LET_IN = """
   DbGroup:
     Type: AWS::EC2::SecurityGroup
     Properties:
       GroupDescription: d
       SecurityGroupIngress:
-        [{IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref Unset}]
+        [{IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref %s}]
 """
+"""The database's group, which lets in another one."""
+
+
+def test_a_group_may_reach_the_databases_of_two_stacks_of_one_template(folder):
+    """Each stack has its own database, whatever the name of it in the template."""
+    inner = LET_IN % "Unset"
     folder.write("store.yaml", stack(GROUPED, inner, parameters=UNSET))
     nested = """
   %s:
@@ -401,14 +405,7 @@ def test_a_group_may_reach_the_databases_of_two_stacks_of_one_template(folder):
 
 def test_a_group_given_by_a_parameter_is_the_same_group(folder):
     """An unknown group in the rule and in the service is one group."""
-    group = """
-  DbGroup:
-    Type: AWS::EC2::SecurityGroup
-    Properties:
-      GroupDescription: d
-      SecurityGroupIngress:
-        [{IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref Unset}]
-"""
+    group = LET_IN % "Unset"
     text = stack(GROUPED, group, lambda_function(more=INSIDE % "!Ref Unset"), parameters=UNSET)
     folder.write("app.yaml", text)
     assert clients(folder.budget()) == {"Fn"}
@@ -416,14 +413,7 @@ def test_a_group_given_by_a_parameter_is_the_same_group(folder):
 
 def test_a_sidecar_is_no_client_beside_the_container_that_connects(folder):
     """The role and the group of a task are explained by the container with the variables."""
-    group = """
-  DbGroup:
-    Type: AWS::EC2::SecurityGroup
-    Properties:
-      GroupDescription: d
-      SecurityGroupIngress:
-        [{IpProtocol: tcp, FromPort: 5432, ToPort: 5432, SourceSecurityGroupId: !Ref App}]
-"""
+    group = LET_IN % "App"
     service = "NetworkConfiguration: {AwsvpcConfiguration: {SecurityGroups: [!Ref App]}}"
     sidecar = "\n        - {Name: trace, Image: example.org/trace:1}\n  Web:"
     text = ecs(service=service).replace("\n  Web:", sidecar)
