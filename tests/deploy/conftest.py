@@ -124,7 +124,8 @@ def aws(
     monkeypatch: pytest.MonkeyPatch, gate: Gate, served_aws: dict[str, str]
 ) -> Iterator[dict[str, str]]:
     """Give an AWS with nothing in it and moto's gaps filled: the variables that lead there."""
-    from deploy.moto_gaps import fill_gaps  # which imports all of moto: a second or more
+    # It imports all of moto: a second or more.
+    from poolkit.deploy.rehearsal.moto_gaps import fill_gaps
 
     fill_gaps(monkeypatch, gate)
     yield served_aws

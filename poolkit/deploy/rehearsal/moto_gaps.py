@@ -1,8 +1,8 @@
 """What moto's CloudFormation leaves out, filled in as AWS documents it.
 
 Each entry of GAPS is something that AWS does and moto 5.2 does not; the functions below do it
-for the tests, and everything else is moto's own. `test_moto_gaps.py` shows each gap, so that
-the filling goes when moto has closed it.
+for tests and rehearsals, and everything else is moto's own. `tests/deploy/test_moto_gaps.py` shows
+each gap, so that the filling goes when moto has closed it. It never accepts what AWS refuses.
 """
 
 import ipaddress
@@ -10,7 +10,6 @@ import itertools
 import re
 
 import yaml
-from deploy.stacks_project import STACK_NAME
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, CloudFormationBackend, Event
@@ -20,6 +19,9 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
+
+STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
+"""The pattern of a stack's name in the description of the service."""
 
 GAPS = {
     "outputs": "a stack made or updated by a change set has no new outputs",
