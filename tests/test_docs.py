@@ -174,11 +174,17 @@ def check_python(arguments, made):
 
 
 def check_pip(arguments, made):
-    """`pip install` takes this checkout and extras that it has; there is no such distribution."""
+    """`pip install` takes this checkout, its wheel or its repository, and extras that it has."""
+    if arguments[0] == "wheel":
+        assert arguments[-1] == "."
+        return
     assert arguments[0] == "install"
     for requirement in [each for each in arguments[1:] if each != "-e"]:
+        requirement, _, url = requirement.partition(" @ ")
         name, _, extras = requirement.removesuffix("]").partition("[")
-        assert name == ".", f"{requirement} is not this checkout"
+        wheel = f"dist/poolkit-{PROJECT['project']['version']}-py3-none-any.whl"
+        sources = {"poolkit"} if url.startswith("git+https:") else {".", wheel}
+        assert name in sources, f"{requirement} is not this project"
         assert set(extras.split(",")) - {""} <= set(PROJECT["project"]["optional-dependencies"])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gevent
 
-from poolkit.errors import ConfigurationError
+from poolkit.errors import ConfigurationError, how_to_install
 from poolkit.loadtest.event_loop import InThread, pause_thread
 from poolkit.output_file import check_regular_file
 
@@ -193,7 +193,7 @@ def check_format(path: str) -> None:
         )
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ConfigurationError(
-            f"{OPTION} {path} needs pyarrow, which is not installed: pip install 'poolkit[parquet]', "
+            f"{OPTION} {path} needs pyarrow, which is not installed: {how_to_install('parquet')}, "
             "pip install pyarrow, or name a .csv file"
         )
     check_regular_file(OPTION, Path(path))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from poolkit.config.metrics import BUCKETS
+from poolkit.errors import how_to_install
 from poolkit.loadtest.event_loop import InThread, pause_thread
 from poolkit.loadtest.locust_internals import not_counted_as_client
 from poolkit.loadtest.telemetry.figures import Buckets, LoadMetrics
@@ -57,8 +58,9 @@ def why_not(environ: Mapping[str, str]) -> str:
         )
     if not _is_installed():
         return (
-            "the OpenTelemetry SDK and its HTTP exporter are not installed: pip install "
-            "'poolkit[otel]', or opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http"
+            "the OpenTelemetry SDK and its HTTP exporter are not installed: "
+            f"{how_to_install('otel')}, or pip install opentelemetry-sdk "
+            "opentelemetry-exporter-otlp-proto-http"
         )
     return ""
 

@@ -12,7 +12,7 @@ import gevent
 from gevent.pywsgi import WSGIServer
 
 from poolkit.config.metrics import BUCKETS
-from poolkit.errors import ConfigurationError
+from poolkit.errors import ConfigurationError, how_to_install
 from poolkit.loadtest.event_loop import InThread, pause_thread
 from poolkit.loadtest.telemetry.figures import Buckets, LoadMetrics
 
@@ -49,7 +49,7 @@ def address(text: str) -> tuple[str, int]:
     if not can_write():
         raise ConfigurationError(
             f"{OPTION} needs prometheus-client, which is not installed: "
-            "pip install 'poolkit[loadtest]', or pip install prometheus-client"
+            f"{how_to_install('loadtest')}, or pip install prometheus-client"
         )
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
