@@ -426,10 +426,8 @@ def test_pooled_sessions_have_the_presets_statement_timeout(deployment):
         assert deployment.of_type("AWS::RDS::DBProxy") == []
         return
     proxied = deployment.functions()[0].settings.preset.statement_timeout
-    query = deployment.resource("database", "ProxyToInstance").get(
-        "ConnectionPoolConfigurationInfo", "InitQuery"
-    )
-    assert f"statement_timeout = {proxied}" in query
+    (group,) = deployment.of_type(*PARAMETER_GROUPS)
+    assert int(group.get("Parameters", "statement_timeout")) == proxied
     pooled = deployment.container("web").settings.preset.statement_timeout
     assert int(deployment.container("pgbouncer").variables["STATEMENT_TIMEOUT"]) == pooled
 
@@ -588,13 +586,25 @@ def test_dev_is_cheap(deployment):
 
 def test_what_needs_attention_has_an_alarm(deployment):
     """Connections, processor, storage, pinning, errors, throttles, ages and dead letters."""
-    metrics = {alarm.get("MetricName") for alarm in deployment.of_type("AWS::CloudWatch::Alarm")}
+    metrics = {
+        name for alarm in deployment.of_type("AWS::CloudWatch::Alarm") for name in names(alarm)
+    }
     wanted = {"CPUUtilization", "FreeStorageSpace", "FreeableMemory", "Errors", "Throttles"}
+    wanted |= {"MaximumUsedTransactionIDs"}
     wanted |= {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"}
     wanted |= {"HTTPCode_Target_5XX_Count", "UnHealthyHostCount", "TargetResponseTime"}
     if deployment.of_type("AWS::RDS::DBProxy"):
         wanted |= {"DatabaseConnectionsCurrentlySessionPinned"}
     assert wanted <= metrics
+
+
+def names(alarm):
+    """Give the names of the metrics that an alarm watches."""
+    return {alarm.get("MetricName")} | {
+        each["MetricStat"]["Metric"]["MetricName"]
+        for each in alarm.get("Metrics") or []
+        if "MetricStat" in each
+    }
 
 
 def test_alarms_notify_a_topic_where_there_is_one(deployment):
