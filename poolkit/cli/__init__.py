@@ -234,6 +234,7 @@ main.add_command(deploy.package)
 main.add_command(deploy.deploy)
 main.add_command(deploy.destroy)
 main.add_command(deploy.status)
+main.add_command(deploy.rehearse)
 if compare is not None:
     main.add_command(compare.compare)
     main.add_command(compare.up)

@@ -1,4 +1,4 @@
-"""`poolkit package`, `deploy`, `destroy` and `status`."""
+"""`poolkit package`, `deploy`, `destroy`, `status` and `rehearse`."""
 
 from __future__ import annotations
 
@@ -115,3 +115,19 @@ def status(environment: str | None) -> None:
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
     print_status(environment)
+
+
+@click.command()
+@click.option("--environment", "-e", help="default: all of infra/environments")
+@click.option("--verbose", "-v", is_flag=True, help="print the output of every step")
+def rehearse(environment: str | None, *, verbose: bool) -> None:
+    """Deploy, update, break, roll back and remove an environment on this machine.
+
+    The account is a simulated one, which starts empty on a port of this machine. No AWS account is
+    needed, and the project's files stay as they are. The output ends with what only a real account
+    can prove. Exit status: 0, 1 if a step ended otherwise than it should, 2 if it was refused.
+    """
+    require("rehearse")
+    from poolkit.deploy.rehearsal.command import rehearse  # noqa: PLC0415
+
+    rehearse(environment, verbose=verbose)

@@ -12,6 +12,7 @@ _MODULES = {
     "loadtest": ("psutil", "locust", "altair", "jinja2", "vl_convert", "httptools"),
     "experiments": ("psutil", "altair", "jinja2", "vl_convert", "asyncpg", "psycopg", "pymysql"),
     "infra": ("yaml", "boto3"),
+    "rehearse": ("yaml", "boto3", "moto", "samtranslator"),
 }
 
 

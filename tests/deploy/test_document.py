@@ -6,10 +6,8 @@ import shutil
 
 import boto3
 import pytest
-from deploy.test_own_stacks import ACCOUNT, not_removed
+from deploy.test_own_stacks import ACCOUNT
 from poolkit_command import ROOT, run_here
-
-__all__ = ["not_removed"]  # a fixture
 
 SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webapp", "worker")
 BLOCKS = re.findall(
@@ -61,7 +59,7 @@ def run_block(text, checkout, aws, wanted=0):
 
 
 @pytest.mark.sample
-def test_the_commands_of_the_document_run_in_its_order(checkout, aws, not_removed):
+def test_the_commands_of_the_document_run_in_its_order(checkout, aws):
     """From an empty account to a deployment and its removal, step by step, and in CI."""
     at_a_glance, step_by_step, packages, in_ci, rollback = BLOCKS
     run_block("poolkit package lambda", checkout, aws)

@@ -169,3 +169,18 @@ def test_aliases(cloudformation):
     )
     with pytest.warns(UserWarning, match="AWS::Lambda::Alias"):
         make(cloudformation, template)
+
+
+ROUTES = """\
+Resources:
+  Vpc: {Type: AWS::EC2::VPC, Properties: {CidrBlock: 10.0.0.0/16}}
+  Routes: {Type: AWS::EC2::RouteTable, Properties: {VpcId: !Ref Vpc}}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Exception.DependencyViolationError")
+def test_route_tables(cloudformation):
+    """A stack with a VPC cannot be removed, because its route table stays."""
+    make(cloudformation, ROUTES)
+    with pytest.raises(ClientError, match="has dependencies"):
+        cloudformation.delete_stack(StackName="s")

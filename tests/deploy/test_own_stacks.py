@@ -15,9 +15,6 @@ from poolkit.deploy.environment import ALL, StackEnvironment
 
 ENVIRONMENTS = sorted(file.stem for file in ROOT.glob("infra/environments/*.toml"))
 ACCOUNT = "123456789012"
-MOTO_CANNOT_REMOVE = {"AWS::EC2::VPC"}
-"""Types whose removal it refuses, because it removes in no order."""
-
 CERTIFICATE = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
 WORDS = ("--parameter", f"web.CertificateArn={CERTIFICATE}")
 
@@ -36,23 +33,6 @@ def project(shop, monkeypatch):
         text = file.read_text().replace("000000000000", ACCOUNT)
         file.write_text(text)
     return shop
-
-
-@pytest.fixture
-def not_removed(monkeypatch):
-    """Go on where moto's own model refuses a removal; collect the types."""
-    from moto.cloudformation import parsing
-
-    remove, types = parsing.ResourceMap._delete_resource, set()
-
-    def tolerant(self, parsed_resource, resource_json):
-        try:
-            remove(self, parsed_resource, resource_json)
-        except Exception:  # noqa: BLE001 - each model has its own way to fail
-            types.add(resource_json["Type"])
-
-    monkeypatch.setattr(parsing.ResourceMap, "_delete_resource", tolerant)
-    return types
 
 
 @pytest.fixture
@@ -98,7 +78,7 @@ def test_every_environments_stacks_have_names_that_aws_takes(name):
 
 
 @pytest.mark.slow
-def test_production_is_deployed_updated_and_removed(poolkit, project, production, not_removed):
+def test_production_is_deployed_updated_and_removed(poolkit, project, production):
     """From the network to the dashboard, with every reference between the stacks resolved."""
     names = [production.stack_name(template) for template in production.chosen(ALL)]
     made = deploy_production(poolkit)
@@ -128,7 +108,6 @@ def test_production_is_deployed_updated_and_removed(poolkit, project, production
     assert deploy_production(poolkit).returncode == 0
     assert destroy_production(poolkit) == [f"{name}: removed" for name in reversed(names)]
     assert statuses() == {}
-    assert not_removed == MOTO_CANNOT_REMOVE
 
 
 def update_production(poolkit, project, production):
@@ -169,7 +148,7 @@ def updated_queue():
 
 
 @pytest.mark.slow
-def test_a_resource_of_production_that_fails(poolkit, project, production, not_removed):
+def test_a_resource_of_production_that_fails(poolkit, project, production):
     """What comes before stays, what comes after is not begun; repaired, the rest follows."""
     names = [production.stack_name(template) for template in production.chosen(ALL)]
     logs, group = boto3.client("logs"), "/aws/lambda/poolkit-prod-lambda-ingest"

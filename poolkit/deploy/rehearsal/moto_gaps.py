@@ -40,6 +40,7 @@ GAPS = {
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
     "names": "a stack may have any name",
+    "route tables": "one stays when its stack is removed, and its VPC with it",
     "conditions": "a change set lists resources whose condition is false",
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
@@ -93,6 +94,8 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(parsing, "parse_and_create_resource", named)
     updated = _protecting(parsing.parse_and_update_resource)
     monkeypatch.setattr(parsing, "parse_and_update_resource", updated)
+    removed = _removing_route_tables(parsing.ResourceMap._delete_resource)
+    monkeypatch.setattr(parsing.ResourceMap, "_delete_resource", removed)
     monkeypatch.setattr(FakeLoadBalancer, "delete", _unless_protected(FakeLoadBalancer.delete))
     for name, action in {
         "update_termination_protection": _update_termination_protection,
@@ -136,6 +139,17 @@ def _unless_protected(delete):
         delete(self, account_id, region)
 
     return delete_load_balancer
+
+
+def _removing_route_tables(remove):
+    def delete_resource(self, parsed_resource, declared):
+        if declared["Type"] == "AWS::EC2::RouteTable":
+            backend = parsed_resource.ec2_backend
+            del backend.route_tables[parsed_resource.id]
+        else:
+            remove(self, parsed_resource, declared)
+
+    return delete_resource
 
 
 LOAD_BALANCER = "AWS::ElasticLoadBalancingV2::LoadBalancer"

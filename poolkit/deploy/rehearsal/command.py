@@ -1,0 +1,249 @@
+"""`poolkit rehearse`: an environment's whole life, on an account of this machine.
+
+Each step is a command as a user types it. It runs in a process of its own, against the account of
+`account.py`, and ends with the exit status that the step is about.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.text import Text
+
+from poolkit.deploy.environment import ALL, StackEnvironment
+from poolkit.deploy.preflight import CERTIFICATE, PLACEHOLDER
+from poolkit.deploy.rehearsal.account import NUMBER, RehearsalAccount, open_account
+from poolkit.deploy.stacks import DONE, deployed_outputs
+from poolkit.errors import DeployError, DeploymentFailed
+from poolkit.project import Project
+from poolkit.terminal import new_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NOT_PASSED: Final = ("AWS_", "DATABASE_", "POOLKIT_")
+"""Beginnings of variables that would lead a step to another account or database."""
+
+_REFUSED: Final = """\
+  RehearsedFailure:
+    Type: AWS::S3::Bucket
+    Properties: {BucketName: x}
+"""
+"""A resource that AWS refuses: the name of a bucket has three characters or more."""
+
+_NOT_COPIED: Final = frozenset({".git", "build", "infra", "certificates", "node_modules"})
+_STEP_LIMIT_S: Final = 1200
+
+
+def rehearse(environment_name: str | None, *, verbose: bool = False) -> None:
+    """Rehearse one environment, or each of the project's.
+
+    Args:
+        environment_name: the environment's name; None is all.
+        verbose: whether to print the output of every command.
+
+    Raises:
+        DeployError: the project has no environments.
+        DeploymentFailed: a step ended otherwise than it should.
+    """
+    project = Project.find()
+    folder = project.root / "infra" / "environments"
+    names = (
+        [environment_name] if environment_name else sorted(f.stem for f in folder.glob("*.toml"))
+    )
+    if not names:
+        raise DeployError(f"{folder} must hold one TOML file for each environment; it has none")
+    console = new_console()
+    for name in names:
+        region = StackEnvironment.read(project.root, name).region or "eu-central-1"
+        with open_account(region) as account, tempfile.TemporaryDirectory() as temporary:
+            copy = _copy_project(project.root, Path(temporary) / project.root.name)
+            console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
+            _Rehearsal(console, account, copy, name, verbose=verbose).run()
+    print_unproven(console, project.root)
+
+
+def _copy_project(root: Path, copy: Path) -> Path:
+    """Copy what a rehearsal changes, link the rest, and fill the placeholders in."""
+    copy.mkdir()
+    for entry in root.iterdir():
+        if entry.name not in _NOT_COPIED:
+            (copy / entry.name).symlink_to(entry)
+    shutil.copytree(root / "infra", copy / "infra", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "build").mkdir()
+    package = root / "build/lambda.zip"
+    if package.is_file():
+        shutil.copy(package, copy / "build")
+    authorities = copy / "certificates" / "database-ca.crt"
+    authorities.parent.mkdir()
+    if (root / "certificates").is_dir():
+        shutil.copytree(root / "certificates", authorities.parent, dirs_exist_ok=True)
+    else:
+        authorities.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+    for file in copy.glob("infra/environments/*.toml"):
+        # The service checks certificates of ACM; one of IAM needs no domain.
+        certificate = f"arn:aws:iam::{NUMBER}:server-certificate/rehearsal"
+        text = re.sub(rf'({CERTIFICATE} = )"[^"]*"', rf'\1"{certificate}"', file.read_text())
+        file.write_text(text.replace(PLACEHOLDER, NUMBER))
+    return copy
+
+
+def print_unproven(console: Console, root: Path) -> None:
+    """Print what a rehearsal cannot prove, and the command that proves each on an account."""
+    rows = tomllib.loads((root / "infra/unproven.toml").read_text(encoding="utf-8"))["unproven"]
+    console.print("\nWhat only an account can prove:", style="bold")
+    for row in rows:
+        console.print(f"- {row['what']}: {row['why']}")
+        console.print(f"  $ {row['command']}", style="dim", soft_wrap=True)
+
+
+@dataclass
+class _Rehearsal:
+    """One environment on one account: from nothing to nothing, with a bad release in between."""
+
+    console: Console
+    account: RehearsalAccount
+    project: Path
+    environment_name: str
+    verbose: bool = False
+
+    def run(self) -> None:
+        """Run every step. Raises `DeploymentFailed` at the first that ends otherwise."""
+        started = time.monotonic()
+        environment = StackEnvironment.read(self.project, self.environment_name)
+        if (self.project / "infra/bootstrap.yaml").is_file():
+            self._step("The account's own stacks", "bootstrap", "--yes")
+        if "lambda" in environment.tables and not (self.project / "build/lambda.zip").is_file():
+            self._step("The function's package", "package", "lambda", of_environment=False)
+        images = self._images(environment)
+        first, second = (self._push(images, release) for release in ("release-1", "release-2"))
+
+        self._step("The first deployment", "deploy", "all", "--yes", "--migrate", *first)
+        self._require_complete(environment)
+        again = self._step("The same again changes nothing", "deploy", "all", "--yes")
+        if (unchanged := again.count("nothing to change")) != len(environment.chosen(ALL)):
+            raise DeploymentFailed(f"only {unchanged} stacks had nothing to change\n{again}")
+        self._step("Every stack is complete", "status")
+
+        target = next(iter(images), None)
+        if target is not None:
+            repository = images[target]
+            missing = f"{repository}@sha256:{'0' * 64}"
+            words = ("deploy", target, "--yes", "--image")
+            self._step("An image that does not exist is refused", *words, missing, wanted=2)
+            self._step("The next release", *words, second[1].partition("=")[2], "--migrate")
+            self._step("Back to the release before", *words[:3], "--rollback", "previous")
+        self._fail_an_update(environment)
+        self._remove(environment)
+        seconds = time.monotonic() - started
+        self.console.print(f"{self.environment_name}: every step as expected, {seconds:.0f} s")
+
+    def _images(self, environment: StackEnvironment) -> dict[str, str]:
+        """Return the repository's URI for each template that takes an image."""
+        found = {}
+        for template in environment.chosen(ALL):
+            uri = environment.tables[template].get("ImageUri")
+            if uri is not None:
+                outputs = deployed_outputs(
+                    self.account.client("cloudformation"), environment, environment.needs(template)
+                )
+                resolved = environment.resolved(template, outputs)["ImageUri"]
+                found[template] = re.sub(r"[:@][^/]*$", "", resolved)
+        return found
+
+    def _push(self, images: dict[str, str], release: str) -> tuple[str, ...]:
+        """Push an image to each repository; return the options that deploy them."""
+        digests = {
+            uri: self.account.push_image(uri.partition("/")[2], release)
+            for uri in sorted(set(images.values()))
+        }
+        self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
+        pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
+        return tuple(word for pair in pairs for word in ("--parameter", pair))
+
+    def _fail_an_update(self, environment: StackEnvironment) -> None:
+        """Deploy a template with a resource that AWS refuses, and the right one afterwards."""
+        target = environment.chosen(ALL)[-1]
+        file = environment.template_file(target)
+        text = file.read_text()
+        file.write_text(text.replace("\nResources:\n", f"\nResources:\n{_REFUSED}", 1))
+        words = ("deploy", target, "--yes", "--no-lint")
+        self._step("An update that fails is undone", *words, wanted=1)
+        stack = environment.stack_name(target)
+        status = self.account.statuses()[stack]
+        if status != "UPDATE_ROLLBACK_COMPLETE":
+            raise DeploymentFailed(f"{stack} is in {status} after an update that failed")
+        file.write_text(text)
+        self._step("Repaired, it deploys again", *words[:3])
+
+    def _remove(self, environment: StackEnvironment) -> None:
+        """Remove everything, after what is protected has refused."""
+        if environment.termination_protection or any(
+            table.get("DeletionProtection") == "true" for table in environment.tables.values()
+        ):
+            self._step("Removal is refused while it is protected", "destroy", "all", wanted=2)
+        self._step("Removal", "destroy", "all", "--yes-delete", environment.family)
+        names = {environment.stack_name(name) for name in environment.every()}
+        if left := names & self.account.statuses().keys():
+            raise DeploymentFailed(f"after the removal there still is {', '.join(sorted(left))}")
+
+    def _require_complete(self, environment: StackEnvironment) -> None:
+        statuses = self.account.statuses()
+        for name in map(environment.stack_name, environment.chosen(ALL)):
+            if statuses.get(name) not in DONE:
+                raise DeploymentFailed(f"{name} is in {statuses.get(name, 'no stack')}")
+
+    def _step(
+        self,
+        title: str,
+        command: str,
+        *words: str,
+        wanted: int = 0,
+        of_environment: bool = True,
+    ) -> str:
+        """Run a command, print how it ended, and return what it printed.
+
+        Raises:
+            DeploymentFailed: it ended with another exit status than wanted.
+        """
+        arguments = [command, *words]
+        if of_environment:
+            arguments += ["--environment", self.environment_name]
+        started = time.monotonic()
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_PASSED)}
+        # The streams are one file, so that a refusal stands where it was printed.
+        done = subprocess.run(
+            [sys.executable, "-m", "poolkit", *arguments],
+            cwd=self.project,
+            env=variables | self.account.variables | {"COLUMNS": "100"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=_STEP_LIMIT_S,
+            check=False,
+        )
+        is_right = done.returncode == wanted
+        mark = Text("ok  " if is_right else "FAIL", "green" if is_right else "red")
+        seconds = time.monotonic() - started
+        self.console.print(Text.assemble("  ", mark, f" {title} ({seconds:.0f} s)"))
+        self.console.print(f"       $ poolkit {shlex.join(arguments)}", style="dim", soft_wrap=True)
+        if self.verbose or not is_right:
+            self.console.print(done.stdout, soft_wrap=True)
+        if not is_right:
+            raise DeploymentFailed(
+                f"{self.environment_name}: poolkit {command} ended with exit status "
+                f"{done.returncode}, but {wanted} was expected; its output is above"
+            )
+        return done.stdout
