@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -16,6 +17,7 @@ from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (
 
 from poolkit.config.holds import unit
 from poolkit.powertools.events import correlation_id_of
+from poolkit.powertools.release import CHECK, check_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +53,13 @@ def instrument(
     | `BusyShare` | percent | the same: the part of that time in which SQL ran |
     | `NestedCheckouts` | count | an invoke that had a connection and checked out a second one |
     | `DeadLetters` | count | an invoke of `process_sqs_batch` that gave messages up |
+    | `ServerErrors` | count | an invoke that answered an HTTP request with 5xx |
 
-    They are written beside those of a `Metrics` of your own.
+    They are written beside those of a `Metrics` of your own. `ServerErrors` has one more dimension,
+    the function's version, so that an alarm sees a new version among the requests of an old one.
+
+    An event equal to `poolkit.powertools.release.CHECK` does not reach the handler: the answer
+    says whether this version reaches its database.
 
     Args:
         environment: whose pool is measured.
@@ -68,15 +75,19 @@ def instrument(
 
     def decorate(handler: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
         @functools.wraps(handler)
-        def instrumented(event: Any, context: Any) -> Result:
+        def instrumented(event: Any, context: Any) -> Any:
             nonlocal is_cold
+            if event == CHECK:
+                return check_connection(environment)
             request_id = context.aws_request_id
             logger.append_keys(function_request_id=request_id, cold_start=is_cold)
             logger.set_correlation_id(correlation_id_of(event) or request_id)
             before, given_up = environment.snapshot(), environment.dead_letters
+            answer: Any = None
             try:
                 with unit(_kind(event)):
-                    return handler(event, context)
+                    answer = handler(event, context)
+                    return answer
             finally:
                 after = environment.snapshot()
                 if is_cold:
@@ -104,11 +115,28 @@ def instrument(
                 metrics.add_dimension("target", environment.settings.target)
                 metrics.add_dimension("environment", environment.settings.environment)
                 metrics.flush_metrics()
+                _count_server_error(answer, metrics, environment, context.function_version)
                 is_cold = False
 
         return instrumented
 
     return decorate
+
+
+def _count_server_error(
+    answer: object,
+    metrics: AmazonCloudWatchEMFProvider,
+    environment: ExecutionEnvironment,
+    version: str,
+) -> None:
+    """Write one `ServerErrors` of this version if the answer to an HTTP request is 5xx."""
+    status = answer.get("statusCode") if isinstance(answer, dict) else None
+    if isinstance(status, int) and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        metrics.add_metric("ServerErrors", MetricUnit.Count, 1)
+        metrics.add_dimension("target", environment.settings.target)
+        metrics.add_dimension("environment", environment.settings.environment)
+        metrics.add_dimension("version", version)
+        metrics.flush_metrics()
 
 
 def _kind(event: object) -> str:

@@ -95,7 +95,7 @@ class Deployment:
             for container in task.get("ContainerDefinitions")
         ]
 
-    def functions(self):
+    def all_functions(self):
         return [
             Deployable(
                 one.stack.name, one.logical_id, one.get("Environment", "Variables"), one.properties
@@ -103,8 +103,12 @@ class Deployment:
             for one in self.of_type("AWS::Lambda::Function")
         ]
 
+    def functions(self):
+        """Give the functions that connect to the database."""
+        return [each for each in self.all_functions() if "POOLKIT_TARGET" in each.variables]
+
     def deployables(self):
-        return self.containers() + self.functions()
+        return self.containers() + self.all_functions()
 
     def container(self, name):
         return next(each for each in self.containers() if each.name == name)
