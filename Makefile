@@ -9,7 +9,7 @@ ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 # A file's tests stay in one process, since they share what is started for the file.
 PARALLEL := -n auto --dist loadfile
-BENCHMARKS := checkout lambda_import integration_imports celery_tasks web_get_article lambda_fleet activity_cost locust_sampling load_generator many_names truth_table network compare_cost cold_start budget
+BENCHMARKS := checkout lambda_import integration_imports celery_tasks web_get_article lambda_fleet activity_cost locust_sampling load_generator many_names truth_table network compare_cost cold_start budget worker_scaling
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'

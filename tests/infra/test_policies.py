@@ -631,15 +631,6 @@ def test_alarms_scale_in_their_own_direction(deployment):
     assert driven == {"ScaleOut", "ScaleIn"}
 
 
-def test_a_worker_with_a_message_in_its_hands_is_not_idle(deployment):
-    """Tasks are taken away when nothing is queued and nothing is being worked on."""
-    *metrics, total = deployment.resource("worker", "IdleAlarm").get("Metrics")
-    names = {each["MetricStat"]["Metric"]["MetricName"] for each in metrics}
-    visible = "ApproximateNumberOfMessagesVisible"
-    assert names == {visible, visible.replace("Visible", "NotVisible")}
-    assert set(total["Expression"].split(" + ")) == {each["Id"] for each in metrics}
-
-
 def dashboard(deployment):
     """Give the dashboard's text, with a name for what only a deployment knows."""
     body = deployment.resource("dashboard", "Dashboard").get("DashboardBody")
