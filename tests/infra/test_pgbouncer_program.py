@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from infra.deployed import INFRA
+from processes import run
 
 from poolkit.local.accounts import server_account
 from poolkit.local.pgbouncer import find_pgbouncer
@@ -203,6 +205,18 @@ def test_its_files_are_private(program, tmp_path):
         ({"DATABASE_SSLMODE": ""}, "run scripts/database-certificates"),
         ({"STATEMENT_TIMEOUT": "15s"}, "STATEMENT_TIMEOUT must be a whole number of ms"),
         ({"DATABASE_PASSWORD_FILE": "/nowhere"}, "No such file"),
+        ({"DATABASE_PORT": "tcp://10.0.0.1:5432"}, "enableServiceLinks: false"),
+        ({"DATABASE_HOST": "db\nx"}, "DATABASE_HOST must be one line"),
+        ({"DATABASE_NAME": "a b"}, "DATABASE_NAME must have letters"),
+        ({"REFRESH_SECONDS": "soon"}, "REFRESH_SECONDS must be a number of seconds"),
+        ({"PGBOUNCER_SERVICE_HOST": "10.0.0.1"}, "PGBOUNCER_SERVICE_HOST names no setting"),
+        ({"PGBOUNCER_PORT": "tcp://10.0.0.1:6432"}, "PGBOUNCER_PORT names no setting"),
+        ({"PGBOUNCER_POOLSIZE": "5"}, "PGBOUNCER_POOLSIZE names no setting"),
+        ({"PGBOUNCER_AUTH_FILE": "/x"}, "PGBOUNCER_AUTH_FILE names no setting"),
+        ({"PGBOUNCER_DEFAULT_POOL_SIZE": "ten"}, "PGBOUNCER_DEFAULT_POOL_SIZE must be a whole"),
+        ({"PGBOUNCER_QUERY_WAIT_TIMEOUT": "10s"}, "PGBOUNCER_QUERY_WAIT_TIMEOUT must be"),
+        ({"PGBOUNCER_LOG_STATS": "yes"}, "PGBOUNCER_LOG_STATS must be 0 or 1"),
+        ({"PGBOUNCER_POOL_MODE": "tx"}, "PGBOUNCER_POOL_MODE must be session, transaction"),
     ],
 )
 def test_a_wrong_setting_is_one_line(bouncer, variables, message):
@@ -212,6 +226,27 @@ def test_a_wrong_setting_is_one_line(bouncer, variables, message):
     said = bouncer.log.read_text()
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.process
+def test_a_setting_of_a_later_version_names_that_version(program):
+    """A program that does not know a setting would print its whole usage instead."""
+    with pytest.raises(
+        program.WrongSetting, match=r"MAX_PREPARED_STATEMENTS needs PgBouncer 1\.21"
+    ):
+        program.refuse_newer({"max_prepared_statements": "200"}, "true")
+
+
+@pytest.mark.process
+@needs_pgbouncer
+def test_pgbouncer_knows_every_setting_that_may_be_chosen(program):
+    """The list has only settings that the program has, for its version."""
+    shown = run(find_pgbouncer(), "--version")
+    version = tuple(map(int, re.search(r"(\d+)\.(\d+)", shown.stdout).groups()))
+    known = Path(find_pgbouncer()).read_bytes()
+    for setting in program.SETTINGS:
+        if program._SINCE.get(setting, version) <= version:
+            assert setting.encode() + b"\0" in known, setting
 
 
 def test_the_password_comes_from_a_secret(program, served_aws):
