@@ -79,7 +79,8 @@ def environ_of(service):
 def test_compose_has_every_part(compose):
     """Both services, the database, PgBouncer, the broker, and the migration before all."""
     names = {"postgres", "pgbouncer", "valkey", "migrate", "web", "worker"}
-    assert set(compose["services"]) == names
+    always = {name for name, each in compose["services"].items() if "profiles" not in each}
+    assert always == names
     for name in ("web", "worker"):
         assert compose["services"][name]["depends_on"]["migrate"] == {
             "condition": "service_completed_successfully"
@@ -89,14 +90,17 @@ def test_compose_has_every_part(compose):
 def test_compose_has_no_password_of_its_own(compose):
     """The password comes from the shell, and a file without it says so."""
     text = (INFRA / "compose.yaml").read_text()
-    assert text.count("poolkit:${POSTGRES_PASSWORD:?") == text.count("postgresql://")
+    with_it = re.findall(r"(?:poolkit|app):\$\{POSTGRES_PASSWORD:\?", text)
+    assert len(with_it) == text.count("postgresql://")
     assert compose["secrets"]["database_password"] == {"environment": "POSTGRES_PASSWORD"}
 
 
 def test_compose_opens_no_port_to_the_network(compose):
-    """Only web has a port, and on the loopback address."""
+    """Only web and the pages of monitoring have a port, and on the loopback address."""
     ports = {name: each["ports"] for name, each in compose["services"].items() if "ports" in each}
-    assert ports == {"web": ["127.0.0.1:8000:8000"]}
+    assert set(ports) == {"web", "prometheus", "grafana"}
+    for (port,) in ports.values():
+        assert re.fullmatch(r"127\.0\.0\.1:\$\{\w+_PORT:-(\d+)\}:\1", port)
 
 
 @pytest.mark.sample
@@ -149,13 +153,19 @@ def pods(manifests):
     return {
         name: each["spec"]["template"]["spec"]
         for (kind, name), each in manifests.items()
-        if kind in ("Deployment", "Job")
+        if kind in ("Deployment", "StatefulSet", "Job")
     }
+
+
+def configured(pod):
+    """Return the container that has the pod's settings: the migration upgrades, and then waits."""
+    (container,) = pod["containers"]
+    return pod["initContainers"][0] if container["name"] == "done" else container
 
 
 def environ_in(manifests, pod):
     """What a container gets: ConfigMaps, and its own variables over them."""
-    (container,) = pod["containers"]
+    container = configured(pod)
     found = {}
     for source in container.get("envFrom", []):
         found |= manifests["ConfigMap", source["configMapRef"]["name"]]["data"]
@@ -168,7 +178,7 @@ def test_pods_are_restricted(manifests):
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in pod["containers"] + pod.get("initContainers", []):
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -289,8 +299,9 @@ def test_an_overlay_sets_image_and_namespace(overlay):
     images = {
         container["image"]
         for each in made
-        if each["kind"] in ("Deployment", "Job")
-        for container in each["spec"]["template"]["spec"]["containers"]
+        if each["kind"] == "Deployment"
+        for part in ("containers", "initContainers")
+        for container in each["spec"]["template"]["spec"].get(part, [])
     }
     assert all(image.startswith("000000000000.dkr.ecr.") for image in images)
     assert {each["metadata"].get("namespace", "poolkit") for each in made} == {"poolkit"}
