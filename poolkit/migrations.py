@@ -100,6 +100,23 @@ class Migrations:
             revision: str | None = self.scripts.current(engine)
             return revision
 
+    def check(self) -> str:
+        """Return the database's revision, which this version of the program can work with.
+
+        That is the latest of the migrations, or one that a later version has added.
+
+        Raises:
+            DatabaseUnavailable: as `upgrade`.
+            MigrationError: the database is behind.
+        """
+        revision = self.current()
+        if revision is None or (self.knows(revision) and revision not in self.heads()):
+            raise MigrationError(
+                f"the database is at {revision or 'no revision'}, and this version of the program "
+                f"needs {', '.join(self.heads())}; run `poolkit db upgrade` first"
+            )
+        return revision
+
     def heads(self) -> tuple[str, ...]:
         """Return the latest revisions of the migrations."""
         return tuple(self.scripts.heads())

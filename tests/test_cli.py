@@ -98,6 +98,7 @@ def test_db_upgrade_brings_an_empty_database_up_to_date(database):
     url = database.url(driver="psycopg2")
     before = run("db", "current", cwd=NOTES, DATABASE_URL=url)
     assert before.stdout.startswith("empty (behind")
+    assert "run `poolkit db upgrade` first" in refusal("db", "check", cwd=NOTES, DATABASE_URL=url)
     first = run_process("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
     assert (first.returncode, first.stdout[:19]) == (0, "upgraded from empty"), first.stderr
     second = run("db", "upgrade", cwd=NOTES, DATABASE_URL=url)
@@ -173,6 +174,7 @@ def test_a_database_ahead_of_the_program_is_distinguished_from_one_behind(databa
     assert "at 9999, which this version of the program does not know" in line
     answer = run("db", "current", cwd=NOTES, DATABASE_URL=url)
     assert answer.stdout.startswith("9999 (unknown to this version: the latest is ")
+    assert run("db", "check", cwd=NOTES, DATABASE_URL=url).stdout == "9999\n"
 
 
 def test_db_upgrade_names_migrations_that_do_not_import(database):

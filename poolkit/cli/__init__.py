@@ -227,6 +227,19 @@ def current(name: str | None) -> None:
     click.echo(f"{revision or 'empty'}{note}")
 
 
+@db.command()
+@_migrations_option
+def check(name: str | None) -> None:
+    """Fail while the database lacks migrations that this version of the program has.
+
+    A database that a later version has upgraded passes, so that an earlier one can be deployed again.
+    """
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+    from poolkit.migrations import Migrations  # noqa: PLC0415
+
+    click.echo(Migrations.find(name, Settings.from_environ(default_target="script")).check())
+
+
 main.add_command(db)
 main.add_command(init.init)
 main.add_command(budget.budget)
