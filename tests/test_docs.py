@@ -179,8 +179,8 @@ def check_pip(arguments, made):
         assert arguments[-1] == "."
         return
     assert arguments[0] == "install"
-    for requirement in [each for each in arguments[1:] if each != "-e"]:
-        requirement, _, url = requirement.partition(" @ ")
+    for argument in [each for each in arguments[1:] if each != "-e"]:
+        requirement, _, url = argument.partition(" @ ")
         name, _, extras = requirement.removesuffix("]").partition("[")
         wheel = f"dist/poolkit-{PROJECT['project']['version']}-py3-none-any.whl"
         sources = {"poolkit"} if url.startswith("git+https:") else {".", wheel}
@@ -252,6 +252,10 @@ def check_mkdir(arguments, made):
     made.update((ROOT / folder).resolve() for folder in arguments)
 
 
+def check_cp(arguments, made):
+    assert all([*ROOT.glob(each)] for each in arguments[:-1])
+
+
 def check_cd(arguments, made):
     folder = (ROOT / arguments[0]).resolve()
     assert folder.is_dir() or folder in made, f"no command before made {arguments[0]}"
@@ -284,6 +288,7 @@ CHECKS = {
     ".": check_source,
     "aws": check_files,
     "cd": check_cd,
+    "cp": check_cp,
     "celery": check_celery,
     "docker": check_docker,
     "git": check_git,

@@ -4,7 +4,7 @@ import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from processes import PATIENCE_S, run
 class WebServer(ThreadingHTTPServer):
     """Answers every GET with one status at once, except while `opened` is cleared.
 
-    `asked` has the paths that were asked for, and `moments` when, by the monotonic clock; `held`
-    has those that had to wait. One that is asked for at the moment of clearing may yet be answered.
+    `asked` has the paths that were asked for, `headers` what came with them, and `moments` when, by
+    the monotonic clock; `held` has those that had to wait. One that is asked for at the moment of
+    clearing may yet be answered.
     """
 
     daemon_threads = True
@@ -30,6 +31,7 @@ class WebServer(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.held: list[str] = []
         self.moments: list[float] = []
+        self.headers: list[Mapping[str, str]] = []
 
     @property
     def url(self) -> str:
@@ -42,6 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.moments.append(time.monotonic())
+        self.server.headers.append(self.headers)
         self.server.asked.append(self.path)
         if not self.server.opened.is_set():
             self.server.held.append(self.path)

@@ -18,7 +18,7 @@ try:
 except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
-from poolkit.cli import budget, deploy, init
+from poolkit.cli import budget, deploy, init, smoke
 from poolkit.cli.extras import require_posix
 from poolkit.masking import masked, printable
 
@@ -246,6 +246,7 @@ main.add_command(budget.budget)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)
 main.add_command(deploy.destroy)
+main.add_command(smoke.smoke)
 main.add_command(deploy.status)
 main.add_command(deploy.rehearse)
 if compare is not None:

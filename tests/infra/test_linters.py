@@ -35,3 +35,38 @@ def test_checkov_finds_nothing():
     answer = run(ROOT / "scripts" / "checkov", timeout_s=1100)
     assert answer.returncode == 0, answer.stdout
     assert answer.stdout.count("Failed checks: 0") == 3
+
+
+def test_the_linters_of_pipelines_find_nothing():
+    """actionlint, zizmor, shellcheck and the schemas of GitHub and GitLab, with every check on."""
+    answer = run(ROOT / "scripts" / "lint-pipelines", timeout_s=250)
+    assert (answer.stdout + answer.stderr, answer.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "finding"),
+    [
+        ("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1", "actions/checkout@v7",
+         "unpinned-uses"),
+        ('"$NUMBER"', "${{ github.event.pull_request.title }}", "untrusted"),
+        ("runs-on: ubuntu-24.04-arm", "runs-on: ubuntu-25.04-arm", "ubuntu-25.04-arm"),
+        ("persist-credentials: false", "persist-credentials: true", "artipacked"),
+        ("matrix.image", "matrix.imgae", "imgae"),
+        ('"$GITHUB_PATH"', "$GITHUB_PATH", "SC2086"),
+        ("    timeout-minutes: 60\n", "", "timeout-minutes"),
+        ("contents: read", "contents: all", "all"),
+    ],
+)  # fmt: skip
+def test_the_linters_of_pipelines_work(right, wrong, finding, tmp_path):
+    """A fault of each kind in a workflow is found by one of them."""
+    workflow = (INFRA / "github/pull-request.yml").read_text()
+    if right == '"$NUMBER"':
+        workflow = workflow.replace("make test", f"echo {right}")
+    assert right in workflow
+    folder = tmp_path / ".github/workflows"
+    folder.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (folder / "pull-request.yml").write_text(workflow.replace(right, wrong))
+    answer = run(ROOT / "scripts" / "lint-pipelines", tmp_path, timeout_s=250)
+    assert answer.returncode == 1
+    assert finding in answer.stdout + answer.stderr
