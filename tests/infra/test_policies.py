@@ -643,6 +643,8 @@ def test_the_dashboard_draws_metrics_that_the_deployables_write(deployment):
     text = (ROOT / "poolkit/powertools/telemetry.py").read_text()
     for widget in json.loads(dashboard(deployment))["widgets"]:
         for metric in widget["properties"]["metrics"]:
+            if isinstance(metric[0], dict):
+                continue  # a search: tests/infra/test_alarms.py
             namespace, name = metric[0], metric[1]
             # Those of Prometheus: tests/infra/test_monitoring.py.
             if namespace == "poolkit" and not name.startswith("poolkit_"):

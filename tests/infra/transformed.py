@@ -21,12 +21,17 @@ class _Policies:
         return MANAGED_POLICIES
 
 
+def declared(template):
+    """Return a template as it is written."""
+    return yaml_parse((INFRA / template).read_text())
+
+
 class Transformed:
     """A template's resources; what only AWS knows stays a `Ref` or `Fn::GetAtt`."""
 
     def __init__(self, template, given):
         with mock.patch.dict(os.environ, {"AWS_DEFAULT_REGION": "eu-central-1"}):
-            document = yaml_parse((INFRA / template).read_text())
+            document = declared(template)
             if "Transform" in document:
                 document = transform(document, dict(given), _Policies())
         self.conditions = document.get("Conditions", {})
