@@ -73,9 +73,21 @@ def test_a_missing_figure_is_treated_as_what_it_says(alarm):
     """A minute without errors is good; a service without a healthy task is not."""
     treatment = ALARMS[alarm].get("TreatMissingData")
     assert treatment, "CloudWatch's default keeps an alarm that has gone silent"
+    if scales(alarm):
+        assert treatment != "breaching", "a service does not scale on what nothing measures"
+        return
     for namespace, name, *_ in watched(ALARMS[alarm]):
         if not is_prometheus(namespace, name):
             assert treatment in TREATMENTS[METRICS[namespace, name].missing]
+
+
+def scales(alarm):
+    """Return whether an alarm drives autoscaling and calls no one."""
+    resources = declared(alarm.partition(":")[0])["Resources"]
+    actions = references(ALARMS[alarm].get("AlarmActions", []))
+    return any(
+        resources[name]["Type"].endswith("::ScalingPolicy") for name in actions & resources.keys()
+    )
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
