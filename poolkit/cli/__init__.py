@@ -243,6 +243,7 @@ def check(name: str | None) -> None:
 main.add_command(db)
 main.add_command(init.init)
 main.add_command(budget.budget)
+main.add_command(deploy.bootstrap)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)
 main.add_command(deploy.destroy)

@@ -53,6 +53,23 @@ for _image in ("web", "worker", "loadtest"):
 
 
 @click.command()
+@_environment_option
+@click.option("--yes", is_flag=True, help="agree to the plan without being asked, as in CI")
+@click.option("--plan-only", is_flag=True, help="print the plan and change nothing")
+def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
+    """Prepare an account and an environment for deployments.
+
+    Deploys infra/bootstrap.yaml, which the environments of an account and a region share (the
+    bucket for packages, the repositories for images), and infra/access.yaml of the environment
+    (its alarm topic, its roles for GitHub's workflows). A second run changes nothing.
+    """
+    require("infra")
+    from poolkit.deploy.bootstrap import bootstrap  # noqa: PLC0415
+
+    bootstrap(environment, yes=yes, plan_only=plan_only)
+
+
+@click.command()
 @click.argument("target")
 @_environment_option
 @click.option("--yes", is_flag=True, help="agree to the plan without being asked, as in CI")

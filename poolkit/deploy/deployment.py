@@ -19,7 +19,7 @@ from poolkit.deploy.change_set import (
     prepare,
     print_plan,
 )
-from poolkit.deploy.environment import StackEnvironment, Template
+from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment, Template
 from poolkit.deploy.package.settings import function_package
 from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack, stack_outputs
@@ -61,12 +61,17 @@ def deploy(options: DeployOptions) -> None:
         DeploymentFailed: AWS began and failed; the message has the first cause.
         KeyboardInterrupt: no longer followed, after a message that AWS goes on.
     """
-    if not (options.yes or options.plan_only or sys.stdin.isatty()):
+    require_agreement(yes=options.yes, plan_only=options.plan_only)
+    Deployment(options, Project.find()).run()
+
+
+def require_agreement(*, yes: bool, plan_only: bool) -> None:
+    """Check that the plan can be agreed to. Raises `DeployError`."""
+    if not (yes or plan_only or sys.stdin.isatty()):
         raise DeployError(
             "there is no terminal to ask for agreement to the plan; pass --yes, "
             "or --plan-only to see the plan alone"
         )
-    Deployment(options, Project.find()).run()
 
 
 @dataclass
@@ -76,13 +81,15 @@ class Deployment:
     options: DeployOptions
     project: Project
     console: Console = field(default_factory=make_console)
+    names: tuple[str, ...] = ()
+    """The templates, if not those of the options' target."""
 
     def __post_init__(self) -> None:
         self.environment = StackEnvironment.read(self.project.root, self.options.environment)
         self.aws = Aws(self.environment.region)
         self.templates = [
             Template.read(name, self.environment.template_file(name))
-            for name in self.environment.chosen(self.options.target)
+            for name in self.names or self.environment.chosen(self.options.target)
         ]
         self._overrides = _read_parameters(
             self.options.parameters, [template.name for template in self.templates]
@@ -107,8 +114,11 @@ class Deployment:
             # Before the general check, whose message about a missing certificate has less.
             self._print(preflight.check_certificates(self.aws, self.environment, template, values))
             template.require_parameters(values, file)
+            preflight.check_alarm_topic(self.environment, template, values)
             if self._takes_code(template):
                 self._print([preflight.check_package(self._package, template, values)])
+        names = {template.name for template in self.templates}
+        preflight.check_prepared(self.aws, self.environment, names)
         if options.lint:
             self._print([preflight.check_lint(template.file for template in self.templates)])
         if options.budget:
@@ -188,19 +198,32 @@ class Deployment:
         environment, s3 = self.environment, self.aws.client("s3")
         values = environment.resolved(template.name, outputs) | self._overrides[template.name]
         if self._takes_code(template):
-            bucket = values.get("CodeBucket") or environment.code_bucket
+            bucket = values.get("CodeBucket") or self._code_bucket(template)
             content = self._package.read_bytes()
             key, is_new = upload(s3, bucket, content, prefix="lambda", ending="zip")
             verb = "uploaded to" if is_new else "already at"
             self.console.print(f"{self._package.name}: {verb} s3://{bucket}/{key}")
             values |= {"CodeBucket": bucket, "CodeKey": key}
+        tags = {"poolkit:template": template.name}
+        if template.name != BOOTSTRAP:  # which is of no environment alone
+            tags["poolkit:environment"] = environment.name
+        bucket = self._code_bucket(template)
         return StackRequest(
             name=environment.stack_name(template.name),
             target=f"{template.name} --environment {environment.name}",
-            template=template_argument(s3, environment.code_bucket, template.file, template.text),
+            template=template_argument(s3, bucket, template.file, template.text),
             parameters=values,
-            tags={"poolkit:environment": environment.name, "poolkit:template": template.name},
+            tags=tags,
         )
+
+    def _code_bucket(self, template: Template) -> str:
+        """Return the name of the bucket; empty for what is deployed before there is one."""
+        environment, bucket = self.environment, self.environment.code_bucket
+        if template.name in PREPARED:
+            return ""
+        needed = environment.stacks_named(bucket)
+        outputs = deployed_outputs(self.aws.cloudformation, environment, needed)
+        return environment.resolved_text(bucket, outputs, table="stack")
 
     def _agreed(self, change_set: ChangeSet) -> bool:
         """Print the plan and return whether to execute it; otherwise it is discarded."""

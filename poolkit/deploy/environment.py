@@ -7,9 +7,14 @@
     region = "eu-central-1"         # default: AWS_REGION or the profile's
     code_bucket = "shop-code"       # where packages and large templates are uploaded
     termination_protection = true   # a stack must be unprotected before it is deleted
+    production = true               # refused without a topic for its alarms
     by_name_only = ["loadtest"]     # deployed when it is named, not with "all"
 
 A value `{network.VpcId}` is the output VpcId of the stack of template network.
+
+`poolkit bootstrap` deploys two templates that are not part of "all". The stack of `bootstrap` is
+shared by the environments of an account and a region, and is called <name_prefix>-bootstrap;
+`access` has a stack in each environment.
 """
 
 from __future__ import annotations
@@ -30,6 +35,12 @@ if TYPE_CHECKING:
 ALL: Final = "all"
 """As a target: every stack of the environment, except those that are deployed by name only."""
 
+BOOTSTRAP: Final = "bootstrap"
+"""The template whose stack all environments of an account and a region share."""
+
+PREPARED: Final = (BOOTSTRAP, "access")
+"""The templates that `poolkit bootstrap` deploys; "all" neither deploys nor removes them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackEnvironment:
@@ -42,8 +53,10 @@ class StackEnvironment:
     region: str = ""
     code_bucket: str = ""
     termination_protection: bool = False
+    production: bool = False
+    """Whether its alarms must have a topic."""
     by_name_only: tuple[str, ...] = ()
-    """Templates that `all` does not deploy, but removes."""
+    """Templates that `all` does not deploy, but removes, except those in `PREPARED`."""
 
     @classmethod
     def read(cls, root: Path, name: str) -> StackEnvironment:
@@ -72,6 +85,7 @@ class StackEnvironment:
             region=found.region,
             code_bucket=str(stack.get("code_bucket", "")),
             termination_protection=stack.get("termination_protection") is True,
+            production=stack.get("production") is True,
             by_name_only=tuple(by_name),
         )
         environment.every()
@@ -92,6 +106,8 @@ class StackEnvironment:
 
     def stack_name(self, template: str) -> str:
         """Return the name of a template's stack."""
+        if template == BOOTSTRAP:
+            return f"{self.prefix}-{BOOTSTRAP}".replace("_", "-")
         return f"{self.family}-{template.replace('_', '-')}"
 
     def template_file(self, template: str) -> Path:
@@ -105,11 +121,16 @@ class StackEnvironment:
             DeployError: the environment has no such template.
         """
         if target == ALL:
-            return [name for name in self.every() if name not in self.by_name_only]
+            left_out = {*self.by_name_only, *PREPARED}
+            return [name for name in self.every() if name not in left_out]
         if target not in self.tables:
             known = ", ".join((*self.every(), ALL))
             raise DeployError(f"{self.file} has no table [{target}]; it has {known}")
         return [target]
+
+    def removed_with_all(self) -> list[str]:
+        """Return the templates whose stacks `all` removes, in the order of deployment."""
+        return [name for name in self.every() if name not in PREPARED]
 
     def every(self) -> list[str]:
         """Return all templates, each after those it refers to, otherwise as in the file.
@@ -162,23 +183,39 @@ class StackEnvironment:
         Raises:
             DeployError: a stack that is referred to is not deployed, or lacks the output.
         """
+        return {
+            name: self.resolved_text(text, outputs, table=template)
+            for name, text in self.tables[template].items()
+        }
+
+    def resolved_text(self, text: str, outputs: dict[str, dict[str, str]], *, table: str) -> str:
+        """Return a text of a table, with other stacks' outputs put in. Raises as `resolved`."""
 
         def output(match: re.Match[str]) -> str:
             other, name = match.groups()
             if other not in outputs:
+                command = (
+                    f"run: poolkit bootstrap -e {self.name}"
+                    if other in PREPARED
+                    else f"deploy {other} first, or all"
+                )
                 raise DeployError(
-                    f"[{template}] in {self.file} refers to {match[0]}, but "
-                    f"{self.stack_name(other)} is not deployed; deploy {other} first, or all"
+                    f"[{table}] in {self.file} refers to {match[0]}, but "
+                    f"{self.stack_name(other)} is not deployed; {command}"
                 )
             if name not in outputs[other]:
                 known = ", ".join(sorted(outputs[other])) or "none"
                 raise DeployError(
-                    f"[{template}] in {self.file} refers to {match[0]}, but "
+                    f"[{table}] in {self.file} refers to {match[0]}, but "
                     f"{self.stack_name(other)} has no such output; it has {known}"
                 )
             return outputs[other][name]
 
-        return {k: OUTPUT.sub(output, text) for k, text in self.tables[template].items()}
+        return OUTPUT.sub(output, text)
+
+    def stacks_named(self, text: str) -> set[str]:
+        """Return the templates whose outputs a text names."""
+        return {other for other, _ in OUTPUT.findall(text)}
 
     def _references(self, template: str) -> set[tuple[str, str]]:
         """Return the template and the output of each reference in its parameters."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.environment import PREPARED
 from poolkit.deploy.package.lambda_zip import TASK_ROOT, read_manifest
+from poolkit.deploy.stacks import deployed_outputs
 from poolkit.errors import BudgetError, DeployError, TemplateError
 from poolkit.project import Project
 
@@ -25,6 +27,10 @@ CERTIFICATE: Final = "CertificateArn"
 
 PLACEHOLDER: Final = "000000000000"
 """The account in values that have to be replaced; no account has this number."""
+
+
+ALARM_TOPIC: Final = "AlarmTopicArn"
+"""The parameter with the topic that a template's alarms publish to."""
 
 
 class Checked(NamedTuple):
@@ -54,6 +60,40 @@ def check_placeholders(template: Template, values: dict[str, str], origin: Path)
                 f"{origin}: [{template.name}] {name} is still the placeholder {value}; replace "
                 f"it there, or pass --parameter {template.name}.{name}=…"
             )
+
+
+def check_prepared(aws: Aws, environment: StackEnvironment, names: set[str]) -> None:
+    """Check that the stacks of `poolkit bootstrap` exist that the templates refer to.
+
+    Raises:
+        DeployError: one is missing, and is not deployed together with the templates.
+    """
+    named = environment.stacks_named(environment.code_bucket) if names - {*PREPARED} else set()
+    named = named.union(*(environment.needs(name) for name in names)) & {*PREPARED} - names
+    outputs = deployed_outputs(aws.cloudformation, environment, named)
+    for name in sorted(named - outputs.keys()):
+        raise DeployError(
+            f"{environment.file} refers to outputs of {environment.stack_name(name)}, which is "
+            f"not deployed; run: poolkit bootstrap -e {environment.name}"
+        )
+
+
+def check_alarm_topic(
+    environment: StackEnvironment, template: Template, values: dict[str, str]
+) -> None:
+    """Check that the alarms of a production environment notify a topic.
+
+    Raises:
+        DeployError: the template takes a topic and gets none.
+    """
+    if not environment.production or ALARM_TOPIC not in template.parameters:
+        return
+    if not template.value_of(ALARM_TOPIC, values):
+        raise DeployError(
+            f"{environment.file}: {environment.name} is a production environment, but the alarms "
+            f'of {template.name} notify no topic; set {ALARM_TOPIC} = "{{access.{ALARM_TOPIC}}}" '
+            f"in [{template.name}] (poolkit bootstrap -e {environment.name} makes it)"
+        )
 
 
 def check_certificates(

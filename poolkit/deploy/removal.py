@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from poolkit.deploy.aws import Aws, error_code, in_plain_words
-from poolkit.deploy.environment import ALL, StackEnvironment
+from poolkit.deploy.environment import ALL, BOOTSTRAP, StackEnvironment
 from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import find_stack
 from poolkit.errors import DeployError
@@ -34,7 +34,8 @@ def destroy(target: str, environment_name: str, *, yes_delete: str | None) -> No
         raise DeployError("there is no terminal to type the name on; pass --yes-delete NAME")
     environment = StackEnvironment.read(Project.find().root, environment_name)
     aws, console = Aws(environment.region), make_console()
-    chosen = (environment.every() if target == ALL else environment.chosen(target))[::-1]
+    every = environment.removed_with_all()
+    chosen = (every if target == ALL else environment.chosen(target))[::-1]
     found = [find_stack(aws.cloudformation, environment.stack_name(name)) for name in chosen]
     stacks = [stack for stack in found if stack is not None]
     if not stacks:
@@ -79,6 +80,25 @@ def _require_unneeded(aws: Aws, environment: StackEnvironment, chosen: list[str]
                 raise DeployError(
                     f"{other_stack} uses outputs of {environment.stack_name(name)}; "
                     f"destroy {other} first, or all"
+                )
+    if BOOTSTRAP in chosen:
+        _require_no_environment(aws, environment)
+
+
+def _require_no_environment(aws: Aws, environment: StackEnvironment) -> None:
+    """Check that no stack of another environment of the project uses the shared stack."""
+    shared = environment.stack_name(BOOTSTRAP)
+    for file in sorted(environment.file.parent.glob("*.toml")):
+        other = StackEnvironment.read(Project.find().root, file.stem)
+        if BOOTSTRAP not in other.tables or other.stack_name(BOOTSTRAP) != shared:
+            continue
+        if other.region != environment.region:
+            continue
+        for name in other.needed_by(BOOTSTRAP):
+            if find_stack(aws.cloudformation, other.stack_name(name)) is not None:
+                raise DeployError(
+                    f"{other.stack_name(name)} uses outputs of {shared}; destroy it first: "
+                    f"poolkit destroy {name} -e {other.name}"
                 )
 
 

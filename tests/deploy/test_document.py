@@ -13,7 +13,7 @@ SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webap
 BLOCKS = re.findall(
     r"^```sh\n(.*?)^```$", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE | re.DOTALL
 )
-AGREED = {"deploy": ("--yes",), "destroy": ("--yes-delete", "poolkit-dev")}
+AGREED = {"bootstrap": ("--yes",), "deploy": ("--yes",), "destroy": ("--yes-delete", "poolkit-dev")}
 """What a person does on the terminal: agree to the plan, or type the name."""
 
 pytestmark = [
@@ -39,10 +39,6 @@ def checkout(tmp_path, aws):
     for file in folder.glob("infra/environments/*.toml"):
         text = file.read_text().replace("000000000000", ACCOUNT)
         file.write_text(re.sub('CertificateArn = ".*?"', f'CertificateArn = "{certificate}"', text))
-    boto3.client("s3").create_bucket(
-        Bucket=f"poolkit-packages-{ACCOUNT}",
-        CreateBucketConfiguration={"LocationConstraint": "eu-central-1"},
-    )
     return folder
 
 
@@ -50,7 +46,7 @@ def run_block(text, checkout, aws, wanted=0):
     for line in text.splitlines():
         program, command, *words = shlex.split(line, comments=True)
         assert program == "poolkit"
-        if "--plan-only" not in words and "--yes" not in words and "--rollback" not in words:
+        if not {"--plan-only", "--yes", "--rollback"} & set(words):
             words += AGREED.get(command, ())
         answer = run_here(command, *words, cwd=checkout, **aws)
         said = f"{line}\n{answer.stdout[-3000:]}{answer.stderr}"
@@ -61,13 +57,16 @@ def run_block(text, checkout, aws, wanted=0):
 @pytest.mark.sample
 def test_the_commands_of_the_document_run_in_its_order(checkout, aws):
     """From an empty account to a deployment and its removal, step by step, and in CI."""
-    at_a_glance, step_by_step, packages, in_ci, rollback = BLOCKS
+    at_a_glance, prepare, step_by_step, packages, in_ci, rollback = BLOCKS
     run_block("poolkit package lambda", checkout, aws)
     run_block(at_a_glance, checkout, aws)
-    assert boto3.client("cloudformation").describe_stacks()["Stacks"] == []
+    stacks = boto3.client("cloudformation").describe_stacks()["Stacks"]
+    assert {each["StackName"] for each in stacks} == {"poolkit-bootstrap", "poolkit-dev-access"}
+    run_block(prepare, checkout, aws)
     run_block(step_by_step, checkout, aws)
     run_block(packages, checkout, aws)
     # CI deploys what has been deployed before.
+    run_block("poolkit bootstrap --environment prod", checkout, aws)
     run_block("poolkit deploy all --environment prod", checkout, aws)
     run_block(in_ci, checkout, aws)
     refused = run_block(rollback, checkout, aws, wanted=2)

@@ -62,7 +62,10 @@ def project(shop):
     shutil.copy(ROOT / "infra/loadtest.yaml", shop / "infra/loadtest.yaml")
     (shop / "infra/network.yaml").write_text(NETWORK)
     own = (ROOT / "infra/environments/dev.toml").read_text().partition("[loadtest]")[2]
-    own = re.sub(r"\{database\.\w+\}", "", own).replace("000000000000", "123456789012")
+    own = re.sub(r"\{database\.\w+\}", "", own)
+    registry = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+    own = re.sub(r"\{bootstrap\.\w+Uri\}", f"{registry}/poolkit-loadtest", own)
+    own = re.sub(r"\{bootstrap\.\w+\}", "poolkit-loadtest", own)
     (shop / "infra/environments/dev.toml").write_text(f"{ENVIRONMENT}[loadtest]{own}")
     return shop
 

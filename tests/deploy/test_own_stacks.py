@@ -8,13 +8,16 @@ import pytest
 import yaml
 from deploy.conftest import write_package
 from deploy.stacks_project import STACK_NAME
-from deploy.test_deploy import break_template, deploy, statuses
+from deploy.test_deploy import break_template, deploy
+from deploy.test_deploy import statuses as every_status
 from poolkit_command import ROOT
 
 from poolkit.deploy.environment import ALL, StackEnvironment
 
 ENVIRONMENTS = sorted(file.stem for file in ROOT.glob("infra/environments/*.toml"))
 ACCOUNT = "123456789012"
+NAMES = ("bootstrap", "access")
+PREPARED = ("poolkit-bootstrap", "poolkit-prod-access")
 CERTIFICATE = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
 WORDS = ("--parameter", f"web.CertificateArn={CERTIFICATE}")
 
@@ -36,14 +39,16 @@ def project(shop, monkeypatch):
 
 
 @pytest.fixture
-def production(project):
-    """Give production as its file describes it, with the bucket that its packages go to."""
-    environment = StackEnvironment.read(project, "prod")
-    boto3.client("s3").create_bucket(
-        Bucket=environment.tables["lambda"]["CodeBucket"],
-        CreateBucketConfiguration={"LocationConstraint": environment.region},
-    )
-    return environment
+def production(poolkit, project):
+    """Give production as its file describes it, in an account that is prepared."""
+    prepared = poolkit("bootstrap", "-e", "prod", "--yes")
+    assert prepared.returncode == 0, prepared.stdout[-3000:] + prepared.stderr
+    return StackEnvironment.read(project, "prod")
+
+
+def statuses():
+    """Give the statuses of all stacks but those that `poolkit bootstrap` made."""
+    return {name: status for name, status in every_status().items() if name not in PREPARED}
 
 
 def deploy_production(poolkit):
@@ -94,7 +99,7 @@ def test_production_is_deployed_updated_and_removed(poolkit, project, production
     update_production(poolkit, project, production)
 
     status = poolkit("status", "-e", "prod")
-    assert status.stdout.count("_COMPLETE") == len(names)
+    assert status.stdout.count("_COMPLETE") == len(names) + len(PREPARED)
     refused = poolkit("destroy", "all", "-e", "prod", "--yes-delete", "poolkit-prod")
     assert refused.returncode == 2
     assert "poolkit-prod-web: the load balancer arn:" in refused.stderr
@@ -174,10 +179,10 @@ def test_a_resource_of_production_that_fails(poolkit, project, production):
 @pytest.mark.slow
 def test_the_templates_need_nothing_of_poolkits(aws, project, production):
     """As `aws cloudformation deploy` and `sam deploy` do it: the file, and what has no default."""
-    code = production.tables["lambda"]
+    outputs = {template: outputs_of(stack) for template, stack in zip(NAMES, PREPARED, strict=True)}
     package = (project / "build/lambda.zip").read_bytes()
-    boto3.client("s3").put_object(Bucket=code["CodeBucket"], Key=code["CodeKey"], Body=package)
-    outputs = {}
+    bucket, key = outputs["bootstrap"]["ArtifactBucket"], production.tables["lambda"]["CodeKey"]
+    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=package)
     for template in production.chosen(ALL):
         given = production.resolved(template, outputs) | {"CertificateArn": CERTIFICATE}
         outputs[template] = deploy_by_hand(production.template_file(template), given)
@@ -202,5 +207,9 @@ def deploy_by_hand(file, known):
     cloudformation.execute_change_set(ChangeSetName=made["Id"])
     waiter = cloudformation.get_waiter("stack_create_complete")
     waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 100})
-    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    return outputs_of(name)
+
+
+def outputs_of(name):
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     return {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", ())}

@@ -1,0 +1,136 @@
+"""`poolkit bootstrap`: what an account and an environment need before the first deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from poolkit.deploy.aws import Aws, in_plain_words
+from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
+from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment
+from poolkit.deploy.preflight import PLACEHOLDER
+from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack
+from poolkit.errors import DeployError
+from poolkit.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GITHUB: Final = "token.actions.githubusercontent.com"
+"""The issuer of the tokens of GitHub's workflows."""
+
+
+def bootstrap(environment_name: str, *, yes: bool = False, plan_only: bool = False) -> None:
+    """Deploy the stack that environments share, and the environment's own roles and alarm topic.
+
+    A second run changes nothing.
+
+    Args:
+        environment_name: the environment's.
+        yes: agree to the plan without being asked.
+        plan_only: print the plan and change nothing.
+
+    Raises:
+        DeployError: it was refused before anything was changed.
+        DeploymentFailed: AWS began and failed; the message has the first cause.
+    """
+    require_agreement(yes=yes, plan_only=plan_only)
+    project = Project.find()
+    environment = StackEnvironment.read(project.root, environment_name)
+    _require_tables(environment)
+    _require_own_names(environment)
+    options = DeployOptions(
+        target=BOOTSTRAP,
+        environment=environment_name,
+        yes=yes,
+        plan_only=plan_only,
+        budget=False,
+        parameters=tuple(_provider(environment)),
+    )
+    deployment = Deployment(options, project, names=PREPARED)
+    deployment.run()
+    outputs = deployed_outputs(deployment.aws.cloudformation, environment, {*PREPARED})
+    if not plan_only and outputs.keys() == {*PREPARED}:
+        deployment.console.print("\nNext:", style="bold")
+        for number, step in enumerate(_next_steps(environment, outputs), 1):
+            deployment.console.print(f"{number}. {step}")
+
+
+def _require_tables(environment: StackEnvironment) -> None:
+    for name in PREPARED:
+        if name not in environment.tables:
+            raise DeployError(
+                f"{environment.file} has no table [{name}]; copy it from infra/environments of "
+                "poolkit, or prepare the account without this command"
+            )
+
+
+def _require_own_names(environment: StackEnvironment) -> None:
+    """Check that the roles are for this environment's stacks, and for these only."""
+    for table, parameter, wanted in (
+        (BOOTSTRAP, "NamePrefix", environment.prefix),
+        ("access", "StackFamily", environment.family),
+    ):
+        found = environment.tables[table].get(parameter, "")
+        if found != wanted:
+            raise DeployError(
+                f'{environment.file}: {parameter} in [{table}] must be "{wanted}", the beginning '
+                f'of the stacks\' names, not "{found}"'
+            )
+    for file in sorted(environment.file.parent.glob("*.toml")):
+        other = StackEnvironment.read(Project.find().root, file.stem)
+        one, two = sorted((environment.family, other.family), key=len)
+        if two.startswith(f"{one}-"):
+            raise DeployError(
+                f"{environment.file}: the roles for {one}-* would reach the stacks of {two}; "
+                f"give one of the two environments another name"
+            )
+
+
+def _provider(environment: StackEnvironment) -> Iterator[str]:
+    """Yield the parameter that says whether the account's identity provider is to be created."""
+    name = "GitHubProvider"
+    if name in environment.tables[BOOTSTRAP]:
+        return
+    aws = Aws(environment.region)
+    stack = find_stack(aws.cloudformation, environment.stack_name(BOOTSTRAP))
+    if stack is not None and stack["StackStatus"] in DONE:
+        # It may have created the provider that is found below.
+        found = {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+        yield f"{BOOTSTRAP}.{name}={found[name]}"
+        return
+    with in_plain_words("looking for the identity provider of GitHub"):
+        providers = aws.client("iam").list_open_id_connect_providers()
+    arns = [each["Arn"] for each in providers["OpenIDConnectProviderList"]]
+    exists = any(arn.endswith(f"/{GITHUB}") for arn in arns)
+    yield f"{BOOTSTRAP}.{name}={'exists' if exists else 'create'}"
+
+
+def _next_steps(environment: StackEnvironment, outputs: dict[str, dict[str, str]]) -> Iterator[str]:
+    access = environment.tables["access"]
+    if email := access.get("AlarmEmail"):
+        yield f"Confirm the message of AWS to {email}, once; until then no alarm reaches it."
+    else:
+        yield (
+            f"Subscribe to the alarms: set AlarmEmail in [access] of {environment.file} and run "
+            "this command again."
+        )
+    if role := outputs["access"].get("DeployRoleArn"):
+        yield (
+            f"In the GitHub environment {access['GitHubEnvironment']}, set the variable "
+            f"AWS_DEPLOY_ROLE to {role}"
+        )
+    else:
+        yield (
+            "To deploy from GitHub's workflows: set GitHubRepository and GitHubEnvironment in "
+            f"[access] of {environment.file} and run this command again."
+        )
+    registry = outputs[BOOTSTRAP]["WebRepositoryUri"].partition("/")[0]
+    yield (
+        "Log in to the registry: aws ecr get-login-password | docker login --username AWS "
+        f"--password-stdin {registry}"
+    )
+    for template, table in environment.tables.items():
+        for name, value in table.items():
+            if PLACEHOLDER in value:
+                yield f"Replace {name} in [{template}] of {environment.file}."
+    yield f"Build and push the images, then: poolkit deploy all --environment {environment.name}"
