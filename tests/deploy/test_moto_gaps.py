@@ -184,3 +184,15 @@ def test_route_tables(cloudformation):
     make(cloudformation, ROUTES)
     with pytest.raises(ClientError, match="has dependencies"):
         cloudformation.delete_stack(StackName="s")
+
+
+def test_secrets(cloudformation):
+    """A secret is a resource of an unknown type."""
+    template = (
+        "Resources:\n  Login:\n    Type: AWS::SecretsManager::Secret\n"
+        "    Properties: {SecretString: x}\n"
+    )
+    with pytest.warns(UserWarning, match="AWS::SecretsManager::Secret"):
+        make(cloudformation, template)
+    secrets = boto3.client("secretsmanager", region_name="eu-central-1")
+    assert secrets.list_secrets()["SecretList"] == []

@@ -236,7 +236,7 @@ def test_with_tokens_only_migrations_read_the_secret():
         *("lambda.FunctionPolicy", "web.TaskRole", "worker.TaskRole")
     }
     reading = {where for where, _ in allowed(deployment, "secretsmanager:GetSecretValue")}
-    assert reading == {"loadtest.MasterRole", "web.MigrationRole"}
+    assert reading == {"loadtest.MasterRole", "migrate.TaskRole"}
 
 
 def allowed(deployment, action):

@@ -20,6 +20,8 @@ from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
 
+from poolkit.deploy.rehearsal.moto_secrets import with_secrets
+
 STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
 """The pattern of a stack's name in the description of the service."""
 
@@ -38,6 +40,7 @@ GAPS = {
     "functions": "no Fn::Cidr; Fn::GetAZs knows one region; AWS::NoValue stays in lists",
     "types": "many types and attributes are unknown; references to them come to nothing",
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
+    "secrets": "AWS::SecretsManager::Secret is one of them: none is made",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
     "names": "a stack may have any name",
     "route tables": "one stays when its stack is removed, and its VPC with it",
@@ -92,6 +95,8 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
     named = _naming_what_fails(_protecting(parsing.parse_and_create_resource))
     monkeypatch.setattr(parsing, "parse_and_create_resource", named)
+    class_of = with_secrets(parsing.resource_class_from_type)
+    monkeypatch.setattr(parsing, "resource_class_from_type", class_of)
     updated = _protecting(parsing.parse_and_update_resource)
     monkeypatch.setattr(parsing, "parse_and_update_resource", updated)
     removed = _removing_route_tables(parsing.ResourceMap._delete_resource)
