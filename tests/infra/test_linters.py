@@ -1,5 +1,6 @@
 """The linters that others wrote, with every check on."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -70,3 +71,25 @@ def test_the_linters_of_pipelines_work(right, wrong, finding, tmp_path):
     answer = run(ROOT / "scripts" / "lint-pipelines", tmp_path, timeout_s=250)
     assert answer.returncode == 1
     assert finding in answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("empty", [True, False], ids=["nothing there", "no such folder"])
+def test_checkov_that_scans_nothing_fails(empty, tmp_path):
+    """Success would say that what was not read is right."""
+    folder = tmp_path / "templates"
+    if empty:
+        folder.mkdir()
+    answer = run(ROOT / "scripts" / "checkov", "--directory", folder, timeout_s=500)
+    assert answer.returncode == 2, answer.stdout
+    assert str(folder) in answer.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_checkov_with_a_format_alone_scans_everything():
+    """Options without a place leave the place as it is without options."""
+    answer = run(ROOT / "scripts" / "checkov", "--output", "json", timeout_s=500)
+    assert answer.returncode == 0, answer.stderr
+    assert sum(each["summary"]["passed"] for each in json.loads(answer.stdout)) > 500

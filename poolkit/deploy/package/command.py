@@ -98,12 +98,18 @@ def package_image(target: str, *, architecture: str | None, out: Path | None) ->
         console.print(f"no Dockerfile: infra/Dockerfile.{target} is missing", style="yellow")
     else:
         console.print(f"Dockerfile: {context.dockerfile}")
+        # Without --platform the image is for the machine that builds it.
+        build = context.build_command(target, settings.architecture)
+        console.print(f"build: {build}", soft_wrap=True, highlight=False)
     _print_not_packaged(console, settings, context.project_files)
 
 
 def _print_not_packaged(console: Console, settings: PackageSettings, files: ProjectFiles) -> None:
     for name in missing_files(settings):
-        console.print(f"without {name}, which include_if_there names", style="yellow")
+        hint = "; run scripts/database-certificates" if name == "certificates" else ""
+        console.print(f"without {name}, which include_if_there names{hint}", style="yellow")
+    for name in files.unreadable:
+        console.print(f"OpenSSL reads no certificate from {name}; write it again", style="yellow")
     if files.left_out:
         names = ", ".join(files.left_out)
         console.print(f"left out (hidden, secret or a test): {names}", style="yellow")

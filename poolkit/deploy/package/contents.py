@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,10 @@ _PRIVATE_KEY: Final = re.compile(
 header alone is what programs that read keys look for."""
 
 
+_DER: Final = b"\x30"
+"""The first byte of a certificate that is not PEM: a sequence."""
+
+
 class ProjectFiles(NamedTuple):
     """What became of the project's own files; names are relative to the project."""
 
@@ -188,6 +193,8 @@ class ProjectFiles(NamedTuple):
     """Secrets, tests and hidden files."""
     links: list[str]
     """Symbolic links as `NAME -> TARGET`: the package has the target's content under the name."""
+    unreadable: list[str]
+    """Files of certificates from which OpenSSL reads none; they are packaged."""
 
 
 def copy_project_code(settings: PackageSettings, folder: Path) -> ProjectFiles:
@@ -195,10 +202,12 @@ def copy_project_code(settings: PackageSettings, folder: Path) -> ProjectFiles:
 
     Raises:
         PackageError: an included file is missing or lies outside the project, a link points
-            nowhere, outside or in a circle, or a module has a private key in it.
+            nowhere, outside or in a circle, a module has a private key in it, or a file of
+            certificates has none.
     """
     root = settings.root.resolve()
-    files = ProjectFiles([], [])
+    files = ProjectFiles([], [], [])
+    copied: list[Path] = []
     excluded = tuple(name.rstrip("/") for name in settings.exclude)
     inside_excluded = tuple(f"{name}/" for name in excluded)
 
@@ -221,13 +230,18 @@ def copy_project_code(settings: PackageSettings, folder: Path) -> ProjectFiles:
                 copy(each, *inside, path.resolve())
         elif path.is_file():
             target = folder / name
+            copied.append(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+            # A script stays one that can be started.
+            target.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
     for path in _included(settings, root):
         copy(path)
     left_out = [name for name in files.left_out if "__pycache__" not in name]
-    return files._replace(left_out=left_out)
+    unread = [path for path in copied if not has_certificates(path)]
+    unreadable = [path.relative_to(settings.root).as_posix() for path in unread]
+    return files._replace(left_out=left_out, unreadable=unreadable)
 
 
 def _included(settings: PackageSettings, root: Path) -> Iterator[Path]:
@@ -261,8 +275,41 @@ def _link_target(path: Path, root: Path, inside: tuple[Path, ...]) -> str:
 
 
 def missing_files(settings: PackageSettings) -> list[str]:
-    """Return the names in `include_if_there` that do not exist."""
-    return [name for name in settings.include_if_there if not (settings.root / name).exists()]
+    """Return the names in `include_if_there` that do not exist, or are folders without a file."""
+    return [name for name in settings.include_if_there if not _has_content(settings.root / name)]
+
+
+def _has_content(path: Path) -> bool:
+    if path.is_dir():
+        # What a download that was interrupted leaves has a hidden name.
+        return any(_has_content(each) for each in path.iterdir() if not _is_never(each.name))
+    return path.exists()
+
+
+def has_certificates(file: Path) -> bool:
+    """Return whether OpenSSL reads a file that is named as certificates; True for any other file.
+
+    Raises:
+        PackageError: it is empty or something else, such as the HTML that a proxy answered with.
+    """
+    if file.suffix not in {".crt", ".cer", ".pem"}:
+        return True
+    content = file.read_bytes()
+    if content.startswith(_DER):
+        return True
+    if b"-----BEGIN " not in content:
+        raise PackageError(
+            f"{file} should hold certificates, but has none; write it again (the authorities of the "
+            "database's servers: scripts/database-certificates), or remove it"
+        )
+    if b"-----BEGIN CERTIFICATE" not in content:
+        return True
+    try:
+        authorities = content.decode("ascii", "ignore")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=authorities)
+    except ssl.SSLError:
+        return False
+    return True
 
 
 def holds_private_key(file: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 MARKER: Final = ".poolkit-context"
 """In every context. A folder without it was not made by this command and is not replaced."""
 
+_PLATFORMS: Final = {"arm64": "arm64", "x86_64": "amd64"}
+"""AWS's name of an instruction set to the one of image platforms."""
+
 _DOCKERFILES: Final = ("infra/Dockerfile.{0}", "infra/{0}.Dockerfile", "infra/{0}/Dockerfile")
 
 
@@ -30,6 +35,15 @@ class ImageContext(NamedTuple):
     dockerfile: Path | None
     """The one that was copied; None: the project has none for this target."""
     project_files: ProjectFiles
+
+    def build_command(self, target: str, architecture: str) -> str:
+        """Return the command that builds the image for the machine that the templates run it on."""
+        platform = f"linux/{_PLATFORMS[architecture]}"
+        # From the project's folder, where the other commands are given.
+        folder = os.path.relpath(self.folder)
+        return shlex.join(
+            ["docker", "build", "--platform", platform, "--tag", f"poolkit-{target}", folder]
+        )
 
 
 def write_image_context(settings: PackageSettings) -> ImageContext:
@@ -63,6 +77,11 @@ def write_image_context(settings: PackageSettings) -> ImageContext:
             shutil.copyfile(dockerfile, folder / "Dockerfile")
         count = sum(path.is_file() for path in folder.rglob("*"))
         (folder / MARKER).touch()
+        # COPY keeps modes and makes root the owner: with a umask of 027 or 077 the image's user
+        # could read nothing.
+        for path in (folder, *folder.rglob("*")):
+            can_run = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if can_run else 0o644)
         # Replaced only when the new one is whole.
         shutil.rmtree(out, ignore_errors=True)
         folder.rename(out)
