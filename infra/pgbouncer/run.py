@@ -130,7 +130,12 @@ def main(program: str, environ: Mapping[str, str]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="pgbouncer-")
+    except OSError as error:
+        sys.stderr.write(f"pgbouncer: {error.strerror}; mount a writable /tmp\n")
+        return 2
+    with made as folder:
         try:
             files = Files(Path(folder), environ)
             refresh = float(_checked(environ, "REFRESH_SECONDS", "15", _DURATION))

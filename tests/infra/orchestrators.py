@@ -1,0 +1,146 @@
+"""What Kubernetes makes of its manifests: the containers with all that decides how they start."""
+
+import base64
+import re
+
+from infra.container_machine import Container
+
+SYSTEM = {"KUBERNETES": ("10.96.0.1", 443, "https")}
+
+
+class Cluster:
+    """The objects of a rendered overlay, by kind and name."""
+
+    def __init__(self, documents, images):
+        self.objects = {(each["kind"], each["metadata"]["name"]): each for each in documents}
+        self.images = images
+
+    def pods(self):
+        """Return the pod of each Deployment and StatefulSet, by its name."""
+        return {
+            name: each["spec"]["template"]["spec"]
+            for (kind, name), each in self.objects.items()
+            if kind in ("Deployment", "StatefulSet")
+        }
+
+    def containers(self, pod_name):
+        """Return the init containers of a pod in their order, and its containers."""
+        pod = self.pods()[pod_name]
+        return [
+            [self._container(pod, each) for each in pod.get(part, [])]
+            for part in ("initContainers", "containers")
+        ]
+
+    def service_links(self, pod):
+        """Return what the kubelet writes about each Service of the namespace.
+
+        Without `enableServiceLinks: false` these are all Services with an address; the API's own is
+        always there.
+        """
+        wanted = dict(SYSTEM)
+        if pod.get("enableServiceLinks", True):
+            for number, ((kind, name), each) in enumerate(sorted(self.objects.items(), key=str)):
+                if kind == "Service" and each["spec"].get("clusterIP") != "None":
+                    (port,) = each["spec"]["ports"]
+                    key = name.upper().replace("-", "_")
+                    wanted[key] = (f"10.96.1.{number}", port["port"], port["name"])
+        found = {}
+        for name, (address, port, port_name) in wanted.items():
+            suffix = port_name.upper().replace("-", "_")
+            tcp = f"{name}_PORT_{port}_TCP"
+            found |= {
+                f"{name}_SERVICE_HOST": address,
+                f"{name}_SERVICE_PORT": str(port),
+                f"{name}_SERVICE_PORT_{suffix}": str(port),
+                f"{name}_PORT": f"tcp://{address}:{port}",
+                tcp: f"tcp://{address}:{port}",
+                f"{tcp}_PROTO": "tcp",
+                f"{tcp}_PORT": str(port),
+                f"{tcp}_ADDR": address,
+            }
+        return found
+
+    def _container(self, pod, spec):
+        image = self.images[spec["image"].rpartition("/")[2].partition(":")[0].partition("@")[0]]
+        security = pod["securityContext"]
+        variables = self._variables(pod, spec)
+        # Kubernetes: `command` replaces ENTRYPOINT and drops CMD; `args` replaces CMD.
+        entrypoint = spec.get("command", image.entrypoint)
+        arguments = spec.get("args", [] if "command" in spec else image.command)
+        writable, files = self._volumes(pod, spec)
+        ports = {each["name"]: each["containerPort"] for each in spec.get("ports", [])}
+        probes = {
+            name: _with_number(spec[f"{name}Probe"], ports)
+            for name in ("startup", "readiness", "liveness")
+            if f"{name}Probe" in spec
+        }
+        pause = spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        return Container(
+            name=spec["name"],
+            image=image,
+            command=[_expanded(word, variables) for word in (*entrypoint, *arguments)],
+            variables=variables,
+            user=str(security.get("runAsUser", image.user)),
+            group=str(security.get("runAsGroup", image.user)),
+            extra_group=str(security["fsGroup"]) if "fsGroup" in security else None,
+            working_directory=spec.get("workingDir", image.working_directory),
+            read_only=spec["securityContext"].get("readOnlyRootFilesystem", False),
+            writable=writable,
+            files=files,
+            probes=probes,
+            grace_s=pod.get("terminationGracePeriodSeconds", 30) - pause,
+        )
+
+    def _variables(self, pod, spec):
+        """Return the variables: links, then `envFrom`, then `env`, which may refer to its own."""
+        found, own = self.service_links(pod), {}
+        for source in spec.get("envFrom", []):
+            name = source["configMapRef"]["name"]
+            found |= self.objects["ConfigMap", name]["data"]
+        for each in spec.get("env", []):
+            if "valueFrom" in each:
+                chosen = each["valueFrom"]["secretKeyRef"]
+                own[each["name"]] = self.secret(chosen["name"])[chosen["key"]]
+            else:
+                own[each["name"]] = _expanded(each["value"], own)
+        return found | own
+
+    def secret(self, name):
+        """Return the texts of a Secret by their key; Kustomize adds a hash to its name."""
+        (data,) = [
+            each["data"]
+            for (kind, full), each in self.objects.items()
+            if kind == "Secret" and name in (full, full.rpartition("-")[0])
+        ]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def _volumes(self, pod, spec):
+        writable, files = {}, {}
+        volumes = {each["name"]: each for each in pod.get("volumes", [])}
+        for mount in spec.get("volumeMounts", []):
+            volume, path = volumes.get(mount["name"], {"claim": {}}), mount["mountPath"]
+            if "secret" in volume:
+                texts = self.secret(volume["secret"]["secretName"])
+            elif "configMap" in volume:
+                texts = self.objects["ConfigMap", volume["configMap"]["name"]]["data"]
+            else:
+                # Empty, with the write permission for all that the kubelet gives it.
+                writable[path] = 0o2777
+                continue
+            files |= {f"{path}/{key}": text for key, text in texts.items()}
+        return writable, files
+
+
+def _with_number(probe, ports):
+    """Return the probe with the number of a named port."""
+    result = dict(probe)
+    for kind in ("httpGet", "tcpSocket"):
+        if kind in result:
+            port = result[kind]["port"]
+            result[kind] = result[kind] | {"port": ports.get(port, port)}
+    return result
+
+
+def _expanded(text, variables):
+    """Return a text with `$(NAME)` replaced; what is not known stays as it is."""
+    return re.sub(r"\$\((\w+)\)", lambda found: variables.get(found[1], found[0]), str(text))

@@ -1,0 +1,221 @@
+"""The containers of the manifests run: as processes, isolated as their orchestrator would.
+
+Each has the orchestrator's variables, an unprivileged account, a read-only root and the declared
+writable folders. Around them are a real PostgreSQL and a real Valkey.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import psycopg2
+import pytest
+import yaml
+from infra.container_machine import Image, Machine, reason_to_skip
+from infra.deployed import INFRA
+from infra.orchestrators import Cluster
+from poolkit_command import succeeded
+from processes import run, run_python
+
+from poolkit.local.broker import find_valkey
+from poolkit.local.pgbouncer import find_pgbouncer
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.sample,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "it can run here"),
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing"),
+    pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed"),
+]
+
+LOCAL = INFRA / "kubernetes" / "overlays" / "local"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The images as their Dockerfiles say, with the folders that `poolkit package` writes."""
+    folder = tmp_path_factory.mktemp("images")
+    contexts = {name: folder / name for name in ("web", "worker")}
+    for name, context in contexts.items():
+        succeeded(run_python("-m", "poolkit", "package", name, "--out", context))
+    found = {
+        f"poolkit-{name}": Image.read(INFRA / f"Dockerfile.{name}", {"/app": context})
+        for name, context in contexts.items()
+    }
+    program = {"/app/pgbouncer/run.py": INFRA / "pgbouncer" / "run.py"}
+    found["poolkit-pgbouncer"] = Image.read(INFRA / "pgbouncer" / "Dockerfile", program)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rendered_overlay(tmp_path_factory):
+    """The objects of the local overlay, with passwords as its head makes them."""
+    folder = tmp_path_factory.mktemp("kubernetes")
+    shutil.copytree(INFRA / "kubernetes", folder, dirs_exist_ok=True)
+    overlay = folder / LOCAL.relative_to(INFRA / "kubernetes")
+    for login in ("owner", "application"):
+        (overlay / f"{login}.password").write_text(secrets.token_hex(16))
+    answer = run("kubectl", "kustomize", overlay)
+    assert answer.returncode == 0, answer.stderr
+    return list(yaml.safe_load_all(answer.stdout))
+
+
+@pytest.fixture(scope="module")
+def cluster(rendered_overlay, images):
+    programs = {"/opt/valkey/bin/valkey-server": find_valkey()}
+    valkey = Image({"PATH": "/opt/valkey/bin:/usr/bin"}, "/data", "999", [], [], None, [], programs)
+    # Its own image is not here: the server is poolkit's, set up by the overlay's own script.
+    postgres = Image({}, "/", "70", [], [], None, [], {})
+    return Cluster(rendered_overlay, images | {"valkey": valkey, "postgres": postgres})
+
+
+@pytest.fixture(scope="module")
+def database(new_postgres, cluster):
+    """A PostgreSQL as the overlay's first start leaves it: the owner, and what its script makes."""
+    with new_postgres() as server:
+        password = cluster.secret("owner")["password"]
+        with contextlib.closing(psycopg2.connect(server.admin_url("postgres", driver=""))) as admin:
+            admin.autocommit = True
+            cursor = admin.cursor()
+            # The vendor's image makes its owner a superuser; here one exists by that name.
+            cursor.execute("ALTER ROLE poolkit SUPERUSER PASSWORD %s", (password,))
+            cursor.execute("CREATE DATABASE articles OWNER poolkit")
+        address = {
+            "host": server.host,
+            "port": server.port,
+            "dbname": "articles",
+            "user": "poolkit",
+        }
+        with psycopg2.connect(password=password, **address) as owner, owner.cursor() as cursor:
+            script = cluster.objects["ConfigMap", script_of(cluster)]["data"][
+                "application-role.sql"
+            ]
+            cursor.execute(without_psql(script, cluster))
+        owner.close()
+        yield server
+
+
+def script_of(cluster):
+    (volume,) = [v for v in cluster.pods()["postgres"]["volumes"] if "configMap" in v]
+    return volume["configMap"]["name"]
+
+
+def without_psql(script, cluster):
+    """Return the SQL of a script with the variables that psql would read from files."""
+    ((container,),) = [cluster.containers("postgres")[1]]
+    for name, file in re.findall(r"^\\set (\w+) `cat (.*)`$", script, re.MULTILINE):
+        script = script.replace(f":'{name}'", f"'{container.files[file]}'")
+    return re.sub(r"^\\.*$", "", script, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def machine(database):
+    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+    with Machine(folder) as made:
+        made.serve("postgres", 5432, (database.host, database.port))
+        yield made
+
+
+def only_what_it_knows(container):
+    """Drop a setting that Debian's PgBouncer is too old for; the image's is newer."""
+    shown = run(find_pgbouncer(), "--version").stdout
+    version = tuple(map(int, re.search(r"(\d+)\.(\d+)", shown).groups()))
+    newer = "PGBOUNCER_MAX_PREPARED_STATEMENTS"
+    kept = {n: v for n, v in container.variables.items() if n != newer or version >= (1, 21)}
+    return dataclasses.replace(container, variables=kept)
+
+
+def test_the_local_cluster_runs(machine, cluster):
+    """Migration, PgBouncer, broker, web and worker: they start, answer every probe, and stop."""
+    (valkey,) = cluster.containers("valkey")[1]
+    machine.start(dataclasses.replace(valkey, probes={}), "valkey")
+
+    # Before the migration the init container of web waits; it ends once the schema is there.
+    (schema,), (web,) = cluster.containers("web")
+    waiting = machine.start(schema)
+    (upgrade,), (done,) = cluster.containers("migration")
+    first = machine.start(upgrade)
+    assert first.wait() == 0, first.said
+    assert "upgraded from empty" in first.said
+    assert waiting.wait() == 0, waiting.said
+    again = machine.start(upgrade)
+    assert again.wait() == 0, again.said
+    assert "already at" in again.said
+
+    (pgbouncer,) = cluster.containers("pgbouncer")[1]
+    (worker_schema,), (worker,) = cluster.containers("worker")
+    assert machine.start(worker_schema).wait() == 0
+    running = {
+        "pgbouncer": machine.start(only_what_it_knows(pgbouncer), "pgbouncer"),
+        "worker": machine.start(worker),
+        "done": machine.start(done),
+    }
+    assert running["pgbouncer"].becomes_ready() == {}
+    running["web"] = machine.start(web, "web")
+    for name in ("web", "worker"):
+        assert running[name].becomes_ready() == {}, running[name].said
+    assert running["web"].get(8000, "/articles").startswith("{")
+    for name, each in running.items():
+        assert each.stop() in (0, 143), (name, each.said)
+
+
+# -- what it must notice --------------------------------------------------------------------
+
+
+def changed(cluster, kind, name, change):
+    """Return the cluster with one object changed."""
+    objects = copy.deepcopy(cluster.objects)
+    change(objects[kind, name])
+    return Cluster(objects.values(), cluster.images)
+
+
+def pod_of(workload):
+    return workload["spec"]["template"]["spec"]
+
+
+def test_service_links_that_reach_pgbouncer_are_noticed(machine, cluster):
+    """With the links of Kubernetes' default it refuses to start, and names the variable."""
+    linked = changed(
+        cluster, "Deployment", "pgbouncer", lambda each: pod_of(each).pop("enableServiceLinks")
+    )
+    (pgbouncer,) = linked.containers("pgbouncer")[1]
+    running = machine.start(only_what_it_knows(pgbouncer))
+    assert running.wait() == 2
+    assert "PGBOUNCER_PORT" in running.said
+    assert "enableServiceLinks: false" in running.said
+
+
+def test_a_folder_that_cannot_be_written_is_noticed(machine, cluster):
+    """Without its mount /tmp is part of the read-only root."""
+
+    def unmount(each):
+        (container,) = pod_of(each)["containers"]
+        kept = [mount for mount in container["volumeMounts"] if mount["name"] != "tmp"]
+        container["volumeMounts"] = kept
+
+    unmounted = changed(cluster, "Deployment", "pgbouncer", unmount)
+    (pgbouncer,) = unmounted.containers("pgbouncer")[1]
+    running = machine.start(only_what_it_knows(pgbouncer))
+    assert running.wait() == 2
+    assert "mount a writable /tmp" in running.said
+
+
+def test_a_wrong_path_of_a_probe_is_noticed(machine, cluster):
+    """The probe's answer is a 404, and the container is not ready."""
+
+    def misspell(each):
+        pod_of(each)["containers"][0]["livenessProbe"]["httpGet"]["path"] = "/health"
+
+    (pgbouncer,) = cluster.containers("pgbouncer")[1]
+    assert machine.start(only_what_it_knows(pgbouncer), "pgbouncer").becomes_ready() == {}
+    (upgrade,) = cluster.containers("migration")[0]
+    assert machine.start(upgrade).wait() == 0
+    (web,) = changed(cluster, "Deployment", "web", misspell).containers("web")[1]
+    failed = machine.start(web, "web").becomes_ready()
+    assert set(failed) == {"liveness"}
+    assert failed["liveness"].startswith("404")
