@@ -37,6 +37,18 @@ def package_lambda(**options: Any) -> None:
     package_function(**options)
 
 
+@package.command("webfunction")
+@click.option("--python", help="the runtime's minor version  [default: 3.13]")
+@_out_option
+@click.option("--bytecode/--no-bytecode", default=True, help="compile the modules to bytecode")
+@click.option("--interpreter", type=_path, help="the Python that compiles them")
+def package_webfunction(**options: Any) -> None:
+    """Build the zip of the web application as a Lambda Web Function, for arm64."""
+    from poolkit.deploy.package.command import package_function  # noqa: PLC0415
+
+    package_function("webfunction", **options)
+
+
 def _add_image_command(name: str) -> None:
     # One function a command: click takes the options off a function when it makes a command of it.
     @package.command(name, help=f"Write the build context of the {name} image.")

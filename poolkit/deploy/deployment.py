@@ -116,7 +116,7 @@ class Deployment:
             template.require_parameters(values, file)
             preflight.check_alarm_topic(self.environment, template, values)
             if self._takes_code(template):
-                self._print([preflight.check_package(self._package, template, values)])
+                self._print([preflight.check_package(self._package(template), template, values)])
         names = {template.name for template in self.templates}
         preflight.check_prepared(self.aws, self.environment, names)
         if options.lint:
@@ -135,9 +135,8 @@ class Deployment:
             label = ("ok", "green") if is_shown else ("warning", "yellow")
             self.console.print(Text.assemble(label, f" {text}"))
 
-    @property
-    def _package(self) -> Path:
-        return self.options.package or function_package(self.project)
+    def _package(self, template: Template) -> Path:
+        return self.options.package or function_package(self.project, template.name)
 
     def _takes_code(self, template: Template) -> bool:
         # A key in the environment's file is for deploying without this command.
@@ -199,10 +198,11 @@ class Deployment:
         values = environment.resolved(template.name, outputs) | self._overrides[template.name]
         if self._takes_code(template):
             bucket = values.get("CodeBucket") or self._code_bucket(template)
-            content = self._package.read_bytes()
+            package = self._package(template)
+            content = package.read_bytes()
             key, is_new = upload(s3, bucket, content, prefix="lambda", ending="zip")
             verb = "uploaded to" if is_new else "already at"
-            self.console.print(f"{self._package.name}: {verb} s3://{bucket}/{key}")
+            self.console.print(f"{package.name}: {verb} s3://{bucket}/{key}")
             values |= {"CodeBucket": bucket, "CodeKey": key}
         tags = {"poolkit:template": template.name}
         if template.name != BOOTSTRAP:  # which is of no environment alone

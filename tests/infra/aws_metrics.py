@@ -58,7 +58,6 @@ _BALANCER = ("LoadBalancer", "LoadBalancer AvailabilityZone")
 _TARGETS = ("LoadBalancer TargetGroup", "LoadBalancer TargetGroup AvailabilityZone")
 _DATABASE = ("DBInstanceIdentifier", "DBClusterIdentifier", "DBClusterIdentifier Role")
 _SERVICE = ("ClusterName ServiceName",)
-_OF_MANAGED = ("CapacityProviderName FunctionName Resource",)
 
 METRICS = {
     ("AWS/Lambda", "Errors"): metric(SPARSE, "Sum", *_LAMBDA),
@@ -68,9 +67,8 @@ METRICS = {
         SPARSE, "Sum", *_LAMBDA[:2]
     ),
     ("AWS/Lambda", "ProvisionedConcurrencyUtilization"): metric(SPARSE, "Maximum", *_LAMBDA[:2]),
-    ("AWS/Lambda/Web", "HTTPResponseStatusClass5XX"): metric(
-        SPARSE, "Sum", "FunctionName EndpointName"
-    ),
+    # As a query, which needs no other dimension than it names.
+    ("AWS/Lambda/Web", "HTTPResponseStatusClass5XX"): metric(SPARSE, "Sum", "FunctionName"),
     ("AWS/ApiGateway", "5xx"): metric(SPARSE, "Sum", *_HTTP_API),
     ("AWS/ApiGateway", "Latency"): metric(SPARSE, "Average p", *_HTTP_API),
     ("AWS/ApplicationELB", "HTTPCode_Target_5XX_Count"): metric(

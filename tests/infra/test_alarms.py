@@ -37,14 +37,21 @@ def watched(alarm):
         statistic = alarm.get("Statistic") or alarm["ExtendedStatistic"]
         yield alarm["Namespace"], alarm["MetricName"], names(alarm), statistic
     for each in alarm.get("Metrics", ()):
+        text = each.get("Expression", "")
+        text = text["Fn::Sub"] if isinstance(text, dict) and "Fn::Sub" in text else text
         if "MetricStat" in each:
-            one = each["MetricStat"]
-            yield (
-                one["Metric"]["Namespace"],
-                one["Metric"]["MetricName"],
-                names(one["Metric"]),
-                one["Stat"],
-            )
+            one, of = each["MetricStat"], each["MetricStat"]["Metric"]
+            yield of["Namespace"], of["MetricName"], names(of), one["Stat"]
+        elif str(text).startswith("SELECT"):
+            yield queried(text)
+
+
+def queried(query):
+    """Return what a query of Metrics Insights watches; its dimensions are those that it names."""
+    function, name, namespace, where = re.fullmatch(
+        r"""SELECT (\w+)\((\w+)\) FROM "([^"]+)" WHERE (.*)""", query
+    ).groups()
+    return namespace, name, frozenset(re.findall(r"(\w+) =", where)), function.capitalize()
 
 
 def names(metric):

@@ -26,8 +26,9 @@ SHOWN = 8
 
 
 def package_function(
+    target: str = "lambda",
     *,
-    architecture: str | None,
+    architecture: str | None = None,
     python: str | None,
     out: Path | None,
     bytecode: bool,
@@ -37,15 +38,15 @@ def package_function(
     project = Project.find()
     settings = package_settings(
         project,
-        "lambda",
+        target,
         architecture=architecture,
         python=python,
         out=None if out is None else str(out.absolute()),
     )
     targets = project.table.get("targets", {})
-    handler = targets.get("lambda", {}).get("handler") if isinstance(targets, dict) else None
+    handler = targets.get(target, {}).get("handler") if isinstance(targets, dict) else None
     if handler is not None and not isinstance(handler, str):
-        raise PackageError(f"[tool.poolkit.targets.lambda] handler must be a string: {handler!r}")
+        raise PackageError(f"[tool.poolkit.targets.{target}] handler must be a string: {handler!r}")
     package = package_lambda(settings, bytecode=bytecode, interpreter=interpreter, handler=handler)
     console = make_console()
     _print_sizes(console, package, settings)

@@ -29,7 +29,7 @@ PROVIDED: Final = ("boto3", "botocore", "s3transfer")
 Python, Runtime-included SDK versions). The dependencies of botocore are not listed: another
 distribution of the package may need them too."""
 
-OUT: Final = {"lambda": "build/lambda.zip", "web": "build/web", "worker": "build/worker"}
+OUT: Final = {"lambda": "build/lambda.zip", "webfunction": "build/webfunction.zip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +114,17 @@ def package_settings(project: Project, target: str, **overrides: str | None) -> 
     return PackageSettings(target=target, root=project.root, **values)
 
 
-def function_package(project: Project) -> Path:
-    """Return the path of the function's zip, also in a project that has no table for it.
+def function_package(project: Project, target: str = "lambda") -> Path:
+    """Return the path of a function's zip, also in a project that has no table for it.
+
+    A target without a package of its own is deployed with the package `lambda`.
 
     Raises:
         PackageError: a value of the table is wrong.
     """
     tables = project.table.get("package")
+    if isinstance(tables, dict) and target in tables:
+        return package_settings(project, target).out_path
     if isinstance(tables, dict) and "lambda" in tables:
         return package_settings(project, "lambda").out_path
     return project.root / OUT["lambda"]
