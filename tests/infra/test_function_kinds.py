@@ -23,7 +23,7 @@ from poolkit.config.presets import preset
 
 SHARED = """
 [{template}]
-CodeBucket = "poolkit-packages"
+CodeBucket = "{{bootstrap.ArtifactBucket}}"
 CodeKey = "poolkit/{template}.zip"
 SubnetIds = "{{network.PrivateSubnetIds}}"
 WorkloadSecurityGroupId = "{{network.WorkloadSecurityGroupId}}"
@@ -31,7 +31,8 @@ DatabaseClientSecurityGroupId = "{{network.DatabaseClientSecurityGroupId}}"
 Environment = "{environment}"
 DatabaseHost = "{{database.Host}}"
 DatabaseName = "{{database.Name}}"
-DatabaseSecretArn = "{{database.SecretArn}}"
+DatabaseSecretArn = "{{database.ApplicationSecretArn}}"
+AlarmTopicArn = "{{access.AlarmTopicArn}}"
 """
 
 KINDS = ("managedfunction", "webfunction")
@@ -101,7 +102,10 @@ def test_the_tables_of_the_document_are_complete(template, environment):
     table = tomllib.loads(SHARED.format(template=template, environment=environment))[template]
     parameters = declared(f"{template}.yaml")["Parameters"]
     needed = {name for name, each in parameters.items() if "Default" not in each}
-    assert set(table) == needed
+    assert set(table) == needed | {"AlarmTopicArn"}
+    document = (ROOT / "docs" / "infrastructure.md").read_text()
+    (shown,) = re.findall(r"\[managedfunction\]\n(?:.+\n)+?(?=```)", document)
+    assert set(tomllib.loads(shown)["managedfunction"]) == set(table)
 
 
 # -- managed instances ----------------------------------------------------------------------
