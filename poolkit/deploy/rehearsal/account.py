@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,6 +106,11 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
 
     from poolkit.deploy.rehearsal.moto_gaps import fill_gaps  # noqa: PLC0415
 
+    # Requests, and types that it does not make, are no part of a rehearsal's output.
+    for name in ("werkzeug", "moto"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Tried to parse")
+    warnings.filterwarnings("ignore", message="Exception")
     executions = _Executions()
     fill_gaps(_Replacements(), executions)  # type: ignore[no-untyped-call]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from poolkit.deploy.environment import ALL, StackEnvironment
+from poolkit.budget.read.parameters import OUTPUT
+from poolkit.deploy.environment import ALL, PREPARED, StackEnvironment
 from poolkit.deploy.preflight import CERTIFICATE, PLACEHOLDER
 from poolkit.deploy.rehearsal.account import NUMBER, RehearsalAccount, open_account
 from poolkit.deploy.stacks import DONE, deployed_outputs
@@ -70,7 +71,7 @@ def rehearse(environment_name: str | None, *, verbose: bool = False) -> None:
         with open_account(region) as account, tempfile.TemporaryDirectory() as temporary:
             copy = _copy_project(project.root, Path(temporary) / project.root.name)
             console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
-            _Rehearsal(console, account, copy, name, verbose=verbose).run()
+            _Rehearsal(console, account, project.root, copy, name, verbose=verbose).run()
     print_unproven(console, project.root)
 
 
@@ -114,7 +115,10 @@ class _Rehearsal:
 
     console: Console
     account: RehearsalAccount
+    root: Path
+    """The project's own folder."""
     project: Path
+    """Its copy, which the steps run in."""
     environment_name: str
     verbose: bool = False
 
@@ -125,7 +129,7 @@ class _Rehearsal:
         if (self.project / "infra/bootstrap.yaml").is_file():
             self._step("The account's own stacks", "bootstrap", "--yes")
         if "lambda" in environment.tables and not (self.project / "build/lambda.zip").is_file():
-            self._step("The function's package", "package", "lambda", of_environment=False)
+            self._package()
         images = self._images(environment)
         first, second = (self._push(images, release) for release in ("release-1", "release-2"))
 
@@ -151,15 +155,13 @@ class _Rehearsal:
 
     def _images(self, environment: StackEnvironment) -> dict[str, str]:
         """Return the repository's URI for each template that takes an image."""
+        cloudformation = self.account.client("cloudformation")
+        outputs = deployed_outputs(cloudformation, environment, {*PREPARED})
         found = {}
         for template in environment.chosen(ALL):
-            uri = environment.tables[template].get("ImageUri")
-            if uri is not None:
-                outputs = deployed_outputs(
-                    self.account.client("cloudformation"), environment, environment.needs(template)
-                )
-                resolved = environment.resolved(template, outputs)["ImageUri"]
-                found[template] = re.sub(r"[:@][^/]*$", "", resolved)
+            if (image := environment.tables[template].get("ImageUri")) is not None:
+                uri = OUTPUT.sub(lambda name: outputs[name[1]][name[2]], image)
+                found[template] = re.sub(r"[:@][^/]*$", "", uri)
         return found
 
     def _push(self, images: dict[str, str], release: str) -> tuple[str, ...]:
@@ -171,6 +173,12 @@ class _Rehearsal:
         self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
         pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
         return tuple(word for pair in pairs for word in ("--parameter", pair))
+
+    def _package(self) -> None:
+        """Build the function's zip from the project itself: links would lead out of the copy."""
+        out = str(self.project / "build/lambda.zip")
+        words = ("package", "lambda", "--out", out)
+        self._step("The function's package", *words, cwd=self.root, of_environment=False)
 
     def _fail_an_update(self, environment: StackEnvironment) -> None:
         """Deploy a template with a resource that AWS refuses, and the right one afterwards."""
@@ -210,6 +218,7 @@ class _Rehearsal:
         command: str,
         *words: str,
         wanted: int = 0,
+        cwd: Path | None = None,
         of_environment: bool = True,
     ) -> str:
         """Run a command, print how it ended, and return what it printed.
@@ -225,7 +234,7 @@ class _Rehearsal:
         # The streams are one file, so that a refusal stands where it was printed.
         done = subprocess.run(
             [sys.executable, "-m", "poolkit", *arguments],
-            cwd=self.project,
+            cwd=cwd or self.project,
             env=variables | self.account.variables | {"COLUMNS": "100"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
