@@ -248,6 +248,7 @@ main.add_command(deploy.package)
 main.add_command(deploy.deploy)
 main.add_command(deploy.destroy)
 main.add_command(smoke.smoke)
+main.add_command(deploy.reboot)
 main.add_command(deploy.status)
 main.add_command(deploy.rehearse)
 if compare is not None:

@@ -137,13 +137,29 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
 
 
 @click.command()
+@_environment_option
+@click.option("--yes", is_flag=True, help="reboot without being asked")
+def reboot(*, environment: str, yes: bool) -> None:
+    """Reboot the databases that wait for it.
+
+    A static parameter, such as max_connections, has no effect until then. Exit status as of
+    `poolkit deploy`.
+    """
+    require("infra")
+    from poolkit.deploy.database import reboot  # noqa: PLC0415
+
+    reboot(environment, yes=yes)
+
+
+@click.command()
 @click.option("--environment", "-e", help="default: all of infra/environments")
 def status(environment: str | None) -> None:
     """Show the status of each stack."""
     require("infra")
+    from poolkit.deploy.database import pending_texts  # noqa: PLC0415
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
-    print_status(environment)
+    print_status(environment, pending_texts)
 
 
 @click.command()

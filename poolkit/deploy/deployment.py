@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.text import Text
 
-from poolkit.deploy import preflight
+from poolkit.deploy import database, preflight
 from poolkit.deploy.aws import Aws, in_plain_words, template_argument, upload
 from poolkit.deploy.change_set import (
     ChangeSet,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from poolkit.deploy.database import Reboots
     from poolkit.deploy.preflight import Checked
 
 
@@ -91,6 +92,7 @@ class Deployment:
             Template.read(name, self.environment.template_file(name))
             for name in self.names or self.environment.chosen(self.options.target)
         ]
+        self._waits_for_reboot = False
         self._overrides = _read_parameters(
             self.options.parameters, [template.name for template in self.templates]
         )
@@ -122,13 +124,25 @@ class Deployment:
         if options.lint:
             self._print([preflight.check_lint(template.file for template in self.templates)])
         if options.budget:
-            checked = preflight.check_budget(
-                self.project.root,
-                self.environment.name,
-                self._overrides,
-                allow_unknown=options.allow_unknown_budget,
-            )
-            self._print([checked])
+            self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Compare the budget with the template, or with a server that waits for a reboot."""
+        limit, name = None, self.environment.name
+        allow_unknown = self.options.allow_unknown_budget
+        if any(not database.has_database(self.environment, each.name) for each in self.templates):
+            limit = database.pending_limit(self.aws, self.environment)
+        if limit is not None:
+            self._print([preflight.Checked(limit.text, is_shown=False)])
+            database.require_known(limit, name, allow_unknown=allow_unknown)
+        checked = preflight.check_budget(
+            self.project.root,
+            name,
+            self._overrides,
+            allow_unknown=allow_unknown,
+            limit=limit,
+        )
+        self._print([checked])
 
     def _print(self, checked: Iterable[Checked]) -> None:
         for text, is_shown in checked:
@@ -171,11 +185,16 @@ class Deployment:
                 text = f"\n{name}: can be planned when {first} is deployed"
                 self.console.print(text, style="yellow")
                 return
+        if self._waits_for_reboot and not database.has_database(environment, template.name):
+            # The stacks after the database's would use connections that it does not have yet.
+            self._check_budget()
         request = self._request(template, outputs)
         change_set = prepare(cloudformation, request)
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
-        elif self._agreed(change_set):
+        elif self._agreed(change_set, reboots := self._reboots(template, request, change_set)):
+            database.remember_running(self.aws, reboots)
+            self._waits_for_reboot = bool(reboots.waiting) and self.options.budget
             watch_change(
                 self.console,
                 cloudformation,
@@ -225,9 +244,21 @@ class Deployment:
         outputs = deployed_outputs(self.aws.cloudformation, environment, needed)
         return environment.resolved_text(bucket, outputs, table="stack")
 
-    def _agreed(self, change_set: ChangeSet) -> bool:
+    def _reboots(self, template: Template, request: StackRequest, change_set: ChangeSet) -> Reboots:
+        """Return what the plan reboots; a plan that cannot be completed is discarded."""
+        try:
+            return database.plan_reboots(
+                self.aws, self.environment, template, request.parameters, change_set
+            )
+        except BaseException:
+            discard(self.aws.cloudformation, change_set)
+            raise
+
+    def _agreed(self, change_set: ChangeSet, reboots: Reboots) -> bool:
         """Print the plan and return whether to execute it; otherwise it is discarded."""
         print_plan(self.console, change_set)
+        for text in reboots.texts:
+            self.console.print(text, style="bold yellow")
         agreed = False
         try:
             agreed = self.agrees(change_set)

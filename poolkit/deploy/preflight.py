@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from poolkit.deploy.aws import Aws
+    from poolkit.deploy.database import ServerLimit
     from poolkit.deploy.environment import StackEnvironment, Template
 
 CERTIFICATE: Final = "CertificateArn"
@@ -196,6 +197,7 @@ def check_budget(
     parameters: Mapping[str, Mapping[str, str]],
     *,
     allow_unknown: bool = False,
+    limit: ServerLimit | None = None,
 ) -> Checked:
     """Check that the deployables of the environment fit their database together.
 
@@ -205,6 +207,7 @@ def check_budget(
         parameters: of the command line, by template; they win over the environment's file.
         allow_unknown: accept outside dev, too, a budget with unknown numbers, as long as the
             known part fits.
+        limit: of a server that waits for a reboot, in place of the template's.
 
     Raises:
         DeployError: they do not fit, or an unknown number is not accepted.
@@ -220,6 +223,7 @@ def check_budget(
         paths=(root / "infra",),
         environment=environment,
         overrides=parameters,
+        max_connections=limit and limit.max_connections,
         answers=read_answers(Project.find(root)),
     )
     verdict, text = None, ""
@@ -233,6 +237,7 @@ def check_budget(
     except BudgetError as error:
         text = f"not checked: {error}"
     if verdict == "does not fit":
+        text = f"{text} {limit.text[0].upper()}{limit.text[1:]}." if limit else text
         raise DeployError(
             f"{text} What would fit: poolkit budget --environment {environment}; "
             "to deploy anyway: --no-budget"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
@@ -11,6 +11,9 @@ from poolkit.deploy.environment import StackEnvironment
 from poolkit.deploy.progress import make_console, make_table, print_table
 from poolkit.errors import DeployError
 from poolkit.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 DONE: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"})
 """Statuses of a stack whose last change succeeded."""
@@ -90,8 +93,10 @@ def require_changeable(stack: dict[str, Any], target: str) -> None:
         )
 
 
-def print_status(environment_name: str | None) -> None:
-    """Print a table of every stack of one environment, or of all.
+def print_status(
+    environment_name: str | None, notes: Callable[[Aws, StackEnvironment], Iterable[str]]
+) -> None:
+    """Print a table of every stack of one environment, or of all, and the notes about each.
 
     Raises:
         DeployError: there is no environment, or AWS cannot be asked.
@@ -104,6 +109,7 @@ def print_status(environment_name: str | None) -> None:
         if not names:
             raise DeployError(f"{folder} must hold one TOML file for each environment; it has none")
     table = make_table("stack", "status", "changed", "protected")
+    waiting: list[str] = []
     for name in names:
         environment = StackEnvironment.read(root, name)
         cloudformation = Aws(environment.region).cloudformation
@@ -114,7 +120,11 @@ def print_status(environment_name: str | None) -> None:
                 table.add_row(stack_name, "not deployed", "", "", style="dim")
             else:
                 table.add_row(stack_name, *status_cells(stack))
-    print_table(make_console(), table)
+        waiting += notes(Aws(environment.region), environment)
+    console = make_console()
+    print_table(console, table)
+    for text in waiting:
+        console.print(text, style="yellow")
 
 
 def status_cells(stack: dict[str, Any]) -> tuple[Text, str, str]:

@@ -100,6 +100,45 @@ def test_plans_know_no_replacement(cloudformation):
     assert not change["ResourceChange"].get("Replacement")
 
 
+def test_plans_know_no_changed_parameters(cloudformation):
+    """A change set with another value of a parameter lists nothing."""
+    make(cloudformation, NETWORK)
+    cloudformation.create_change_set(
+        StackName="s",
+        ChangeSetName="d",
+        ChangeSetType="UPDATE",
+        TemplateBody=NETWORK,
+        Parameters=[{"ParameterKey": "VpcCidr", "ParameterValue": "10.9.0.0/16"}],
+    )
+    assert cloudformation.describe_change_set(StackName="s", ChangeSetName="d")["Changes"] == []
+
+
+@pytest.mark.usefixtures("cloudformation")
+def test_static_parameters_need_no_reboot():
+    """RDS reports no parameter's type, and every group as applied."""
+    rds, name = boto3.client("rds", region_name="eu-central-1"), "of-x"
+    rds.create_db_parameter_group(
+        DBParameterGroupName=name, DBParameterGroupFamily="postgres17", Description="x"
+    )
+    rds.create_db_instance(
+        DBInstanceIdentifier="x",
+        DBInstanceClass="db.t4g.micro",
+        Engine="postgres",
+        MasterUsername="x",
+        MasterUserPassword="12345678",
+        AllocatedStorage=20,
+        DBParameterGroupName=name,
+    )
+    more = {"ParameterName": "max_connections", "ParameterValue": "80"}
+    rds.modify_db_parameter_group(
+        DBParameterGroupName=name, Parameters=[more | {"ApplyMethod": "pending-reboot"}]
+    )
+    (instance,) = rds.describe_db_instances()["DBInstances"]
+    assert instance["DBParameterGroups"][0]["ParameterApplyStatus"] == "in-sync"
+    (parameter,) = rds.describe_db_parameters(DBParameterGroupName=name)["Parameters"]
+    assert "ApplyType" not in parameter
+
+
 PROTECTED = """\
 Resources:
   Vpc: {Type: AWS::EC2::VPC, Properties: {CidrBlock: 10.0.0.0/16}}

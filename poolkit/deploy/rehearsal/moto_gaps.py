@@ -12,7 +12,7 @@ import re
 import yaml
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
-from moto.cloudformation.models import Change, CloudFormationBackend, Event
+from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.responses import ActionResult, EmptyResult
@@ -20,6 +20,7 @@ from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
 
+from poolkit.deploy.rehearsal.moto_reboots import fill_static_parameters
 from poolkit.deploy.rehearsal.moto_secrets import with_secrets
 
 STACK_NAME = r"[a-zA-Z][-a-zA-Z0-9]*"
@@ -36,12 +37,14 @@ GAPS = {
     "a database's protection": "an instance's DeletionProtection is not handed on",
     "a load balancer's": "its attributes are not handed on, and DeleteLoadBalancer heeds none",
     "rollback": "CancelUpdateStack, RollbackStack, ContinueUpdateRollback are not there",
-    "plans": "change sets know neither replacements nor what parameters alone change",
+    "plans": "change sets know no replacements",
+    "changed parameters": "change sets do not list what parameters alone change",
     "functions": "no Fn::Cidr; Fn::GetAZs knows one region; AWS::NoValue stays in lists",
     "types": "many types and attributes are unknown; references to them come to nothing",
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
     "secrets": "AWS::SecretsManager::Secret is one of them: none is made",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
+    "reboots": "a static parameter of RDS is applied at once, and no group is pending-reboot",
     "names": "a stack may have any name",
     "route tables": "one stays when its stack is removed, and its VPC with it",
     "conditions": "a change set lists resources whose condition is false",
@@ -93,6 +96,8 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", execute_change_set)
     monkeypatch.setattr(CloudFormationBackend, "delete_stack", delete_stack)
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
+    fill_static_parameters(monkeypatch)
+    monkeypatch.setattr(ChangeSet, "diff", _changes)
     named = _naming_what_fails(_protecting(parsing.parse_and_create_resource))
     monkeypatch.setattr(parsing, "parse_and_create_resource", named)
     class_of = with_secrets(parsing.resource_class_from_type)
@@ -243,6 +248,21 @@ def _transformed(template):
             return {}
 
     return yaml.dump(transform(parsed, {}, NoManagedPolicies()), Dumper=_fast("SafeDumper"))
+
+
+def _changes(change_set):
+    """Return what a template and its parameters change; moto compares templates alone."""
+    resources, template = change_set.stack.resource_map, change_set.template_dict
+    names = resources.build_resource_diff(template, change_set.parameters)
+    return [
+        Change(
+            action,
+            name,
+            (template["Resources"].get(name) or resources._resource_json_map[name])["Type"],
+        )
+        for action in names
+        for name in names[action]
+    ]
 
 
 def _execute(stack, change_set):
