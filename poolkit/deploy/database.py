@@ -319,6 +319,38 @@ def remember_running(aws: Aws, reboots: Reboots) -> None:
                 )
 
 
+NAMES: Final = {
+    INSTANCE: "DBInstanceIdentifier",
+    "AWS::RDS::DBCluster": "DBClusterIdentifier",
+    "AWS::RDS::DBProxy": "DBProxyName",
+}
+"""The property that is a resource's own name."""
+
+
+def require_new_names(template: Template, change_set: ChangeSet) -> None:
+    """Check that what is replaced and has a name of its own gets another one.
+
+    Raises:
+        DeployError: CloudFormation would fail, because two resources would have one name.
+    """
+    for change in change_set.changes:
+        if change.kind != "replace" or change.type not in NAMES:
+            continue
+        name = NAMES[change.type]
+        declared = template.section("Resources")[change.logical_id].get("Properties", {})
+        if name in declared and name not in change.because.split(", "):
+            way = (
+                f"with --parameter {template.name}.Generation=-2, or another value than now"
+                if "Generation" in template.parameters
+                else f"by another {name} in {template.file}"
+            )
+            raise DeployError(
+                f"{change_set.stack}: a change of {change.because or 'a property'} replaces "
+                f"{change.logical_id}, which keeps its name, and CloudFormation refuses that; if the "
+                f"replacement is meant, give it another name {way}"
+            )
+
+
 # -- the budget and the status --------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from poolkit.deploy.change_set import (
     prepare,
     print_plan,
 )
+from poolkit.deploy.database import Reboots
 from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment, Template
 from poolkit.deploy.package.settings import function_package
 from poolkit.deploy.progress import make_console, watch_change
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from poolkit.deploy.database import Reboots
     from poolkit.deploy.preflight import Checked
 
 
@@ -190,9 +190,10 @@ class Deployment:
             self._check_budget()
         request = self._request(template, outputs)
         change_set = prepare(cloudformation, request)
+        reboots = self._reboots(template, request, change_set)
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
-        elif self._agreed(change_set, reboots := self._reboots(template, request, change_set)):
+        elif self._agreed(template, change_set, reboots):
             database.remember_running(self.aws, reboots)
             self._waits_for_reboot = bool(reboots.waiting) and self.options.budget
             watch_change(
@@ -244,8 +245,12 @@ class Deployment:
         outputs = deployed_outputs(self.aws.cloudformation, environment, needed)
         return environment.resolved_text(bucket, outputs, table="stack")
 
-    def _reboots(self, template: Template, request: StackRequest, change_set: ChangeSet) -> Reboots:
+    def _reboots(
+        self, template: Template, request: StackRequest, change_set: ChangeSet | None
+    ) -> Reboots:
         """Return what the plan reboots; a plan that cannot be completed is discarded."""
+        if change_set is None:
+            return Reboots()
         try:
             return database.plan_reboots(
                 self.aws, self.environment, template, request.parameters, change_set
@@ -254,13 +259,14 @@ class Deployment:
             discard(self.aws.cloudformation, change_set)
             raise
 
-    def _agreed(self, change_set: ChangeSet, reboots: Reboots) -> bool:
+    def _agreed(self, template: Template, change_set: ChangeSet, reboots: Reboots) -> bool:
         """Print the plan and return whether to execute it; otherwise it is discarded."""
         print_plan(self.console, change_set)
         for text in reboots.texts:
             self.console.print(text, style="bold yellow")
         agreed = False
         try:
+            database.require_new_names(template, change_set)
             agreed = self.agrees(change_set)
         finally:
             if not agreed:

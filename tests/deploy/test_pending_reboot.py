@@ -3,8 +3,12 @@
 import boto3
 import pytest
 from deploy.conftest import Run
+from poolkit_command import ROOT
 
-from poolkit.deploy.database import CLUSTER_GROUP, GROUP, RUNNING, Server
+from poolkit.deploy.change_set import Change, ChangeSet
+from poolkit.deploy.database import CLUSTER_GROUP, GROUP, RUNNING, Server, require_new_names
+from poolkit.deploy.environment import Template
+from poolkit.errors import DeployError
 
 DATABASE = """\
 Parameters:
@@ -307,3 +311,53 @@ def test_an_instance_alone_has_its_own_group():
     assert (server.group, server.group_kind) == ("default.aurora", GROUP)
     assert server.is_writer
     assert not server.is_pending
+
+
+# -- names ----------------------------------------------------------------------------------
+
+
+def planned(because, type_="AWS::RDS::DBInstance", kind="replace"):
+    change = Change(kind=kind, logical_id="Instance", type=type_, because=because)
+    return ChangeSet(
+        stack="shop-dev-database",
+        target="database --environment dev",
+        stack_id="arn:stack",
+        id="arn:set",
+        is_new=False,
+        changes=(change,),
+    )
+
+
+@pytest.fixture
+def template(tmp_path):
+    file = tmp_path / "database.yaml"
+    file.write_text(DATABASE)
+    return Template.read("database", file)
+
+
+@pytest.mark.parametrize("because", ["KmsKeyId", "", "DBName, StorageEncrypted"])
+def test_what_is_replaced_and_keeps_its_name_is_refused(template, because):
+    """CloudFormation would fail in the middle of the deployment."""
+    with pytest.raises(DeployError, match="Instance, which keeps its name"):
+        require_new_names(template, planned(because))
+
+
+@pytest.mark.parametrize(
+    "change_set",
+    [
+        planned("DBInstanceIdentifier, KmsKeyId"),
+        planned("DBParameterGroupName", kind="may replace"),
+        planned("Cpu", "AWS::ECS::TaskDefinition"),
+    ],
+    ids=["new name", "in place", "no name"],
+)
+def test_other_changes_are_not(template, change_set):
+    """A new name, an upgrade in place, and resources that CloudFormation names."""
+    require_new_names(template, change_set)
+
+
+def test_the_kits_own_template_has_a_parameter_for_it():
+    """Its name follows Generation, which the message names."""
+    own = Template.read("database", ROOT / "infra/database.yaml")
+    with pytest.raises(DeployError, match=r"--parameter database\.Generation=-2"):
+        require_new_names(own, planned("KmsKeyId"))
