@@ -149,3 +149,75 @@ def test_a_failed_download_leaves_no_folder(checkout):
     assert answer.returncode == 1
     assert "could not be downloaded" in answer.stderr
     assert not (checkout / "certificates").exists()
+
+
+# -- the images' bases -----------------------------------------------------------------------
+
+DIGEST = "sha256:" + "a" * 64
+OLD = "sha256:" + "b" * 64
+STAGES = "FROM python:3.13 AS build\nFROM scratch AS files\nFROM python:3.13\nFROM build\n"
+DOCKER = """#!/usr/bin/env python3
+import json, sys
+platforms = {platforms!r}
+if sys.argv[-1].startswith("private/"):
+    sys.exit("ERROR: pull access denied")
+manifests = [{{"platform": dict(zip(("os", "architecture"), each.split("/")))}} for each in platforms]
+print(json.dumps({{"digest": {digest!r}, "manifests": manifests}}))
+"""
+
+
+@pytest.fixture
+def bases(tmp_path):
+    """A folder with two Dockerfiles, and a docker that answers for every image in it."""
+
+    def base_images(*options, content=STAGES, **docker):
+        answers = {"digest": DIGEST, "platforms": ["linux/amd64", "linux/arm64"]} | docker
+        program = tmp_path / "docker"
+        program.write_text(DOCKER.format(**answers))
+        program.chmod(0o755)
+        file = tmp_path / "infra" / "pgbouncer" / "Dockerfile"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            file.write_text(content)
+        command = [ROOT / "scripts" / "base-images", "--docker", program]
+        return run(*command, "--infra", tmp_path / "infra", *options), file.read_text()
+
+    return base_images
+
+
+def test_a_base_is_pinned_renewed_and_unpinned(bases):
+    """Every stage gets the digest of today, and can lose it again."""
+    answer, text = bases("--pin")
+    assert answer.returncode == 0, answer.stderr
+    assert text == STAGES.replace("python:3.13", f"python:3.13@{DIGEST}")
+    answer, text = bases("--pin", content=text, digest=OLD)
+    assert text.count(OLD) == 2
+    assert DIGEST not in text
+    assert bases("--unpin", content=text)[1] == STAGES
+
+
+def test_a_base_that_was_renewed_is_reported(bases):
+    """The check fails when a pinned base is no longer what its tag names."""
+    content = f"FROM python:3.13@{OLD}\n"
+    answer, text = bases(content=content)
+    assert (answer.returncode, text) == (1, content)
+    assert "--pin" in answer.stderr
+    assert bases(content=content, digest=OLD)[0].returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--pin", None])
+def test_a_base_that_lacks_a_platform_is_refused(bases, option):
+    """The templates deploy both."""
+    answer, text = bases(*filter(None, [option]), platforms=["linux/amd64"])
+    assert answer.returncode == 1
+    assert "linux/arm64" in answer.stderr
+    assert "@" not in text
+
+
+def test_a_base_that_cannot_be_read_is_named(bases):
+    """With what the registry answered, and without a traceback."""
+    answer, _ = bases(content="FROM private/python:3.13\n")
+    assert answer.returncode == 1
+    assert "private/python:3.13" in answer.stderr
+    assert "pull access denied" in answer.stderr
+    assert "Traceback" not in answer.stderr
