@@ -159,6 +159,8 @@ class Machine:
         _ip("-n", self.token, "addr", "add", f"{address}/24", "dev", "br0")
         listener = self.inside(lambda: socket.create_server((address, port)))
         self._stack.callback(listener.close)
+        # A thread that waits in accept() is not woken by a close.
+        self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
         threading.Thread(target=_forward, args=(listener, target), daemon=True).start()
 
     def inside(self, action):

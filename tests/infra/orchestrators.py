@@ -1,7 +1,8 @@
-"""What Kubernetes makes of its manifests: the containers with all that decides how they start."""
+"""What Kubernetes and Compose make of their files: containers with all that decides how they start."""
 
 import base64
 import re
+from pathlib import Path
 
 from infra.container_machine import Container
 
@@ -144,3 +145,60 @@ def _with_number(probe, ports):
 def _expanded(text, variables):
     """Return a text with `$(NAME)` replaced; what is not known stays as it is."""
     return re.sub(r"\$\((\w+)\)", lambda found: variables.get(found[1], found[0]), str(text))
+
+
+def container_of_compose(created, images):
+    """Return the container that Docker would start for a request of Compose.
+
+    Args:
+        created: what Compose asked the engine to create, and copied into it.
+        images: the images by their name.
+    """
+    request, host = created.request, created.host
+    image = images[request["Image"]]
+    # Docker: an entrypoint of the request drops the image's command.
+    entrypoint = request.get("Entrypoint") or image.entrypoint
+    command = request.get("Cmd") or ([] if request.get("Entrypoint") else image.command)
+    account = request.get("User") or image.user
+    test = (request.get("Healthcheck") or {}).get("Test") or ["CMD", *(image.healthcheck or [])]
+    probe = {
+        "exec": {"command": test[1:]},
+        "timeoutSeconds": 15,
+        "periodSeconds": 1,
+        "failureThreshold": 60,
+    }
+    assert test[0] == "CMD"
+    return Container(
+        name=created.service,
+        image=image,
+        command=[*entrypoint, *command],
+        variables=created.environment,
+        user=account.partition(":")[0],
+        group=account.partition(":")[2] or account.partition(":")[0],
+        working_directory=request.get("WorkingDir") or image.working_directory,
+        read_only=bool(host.get("ReadonlyRootfs")),
+        # A tmpfs has the mode that the file says; a VOLUME of the image is its account's.
+        writable={
+            **dict.fromkeys(image.volumes, 0o1777),
+            **{path: _mode(options) for path, options in (host.get("Tmpfs") or {}).items()},
+            **{bind.split(":")[1]: 0o777 for bind in host.get("Binds") or []},
+        },
+        files=created.files | _mounted_files(host),
+        probes={"startup": probe, "liveness": probe} if test[1:] else {},
+        grace_s=float(request.get("StopTimeout") or 10),
+    )
+
+
+def _mode(options):
+    found = re.search(r"mode=(\d+)", options)
+    # Docker: a tmpfs without a mode is everyone's, as /tmp.
+    return int(found[1], 8) if found else 0o1777
+
+
+def _mounted_files(host):
+    """Return the files of this machine that are mounted, such as a config's with `file`."""
+    return {
+        mount["Target"]: Path(mount["Source"]).read_text()
+        for mount in host.get("Mounts") or []
+        if mount["Type"] == "bind"
+    }

@@ -7,19 +7,22 @@ writable folders. Around them are a real PostgreSQL and a real Valkey.
 import contextlib
 import copy
 import dataclasses
+import json
 import re
 import secrets
 import shutil
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg2
 import pytest
 import yaml
+from infra.compose_engine import Engine, find_compose
 from infra.container_machine import Image, Machine, reason_to_skip
 from infra.deployed import INFRA
-from infra.orchestrators import Cluster
+from infra.orchestrators import Cluster, container_of_compose
 from poolkit_command import succeeded
-from processes import run, run_python
+from processes import run, run_python, wait_until
 
 from poolkit.local.broker import find_valkey
 from poolkit.local.pgbouncer import find_pgbouncer
@@ -33,6 +36,24 @@ pytestmark = [
     pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed"),
 ]
 
+VALKEY = Image(
+    variables={"PATH": "/opt/valkey/bin:/usr/bin"},
+    working_directory="/data",
+    user="999",
+    entrypoint=[],
+    command=[],
+    healthcheck=None,
+    volumes=["/data"],
+    files={"/opt/valkey/bin/valkey-server": find_valkey()},
+)
+"""The vendor's image: an account, a folder for the data, and the real server."""
+PROMETHEUS = Image({"PATH": "/usr/bin"}, "/prometheus", "65534", ["prometheus"], [], None, [], {})
+"""The vendor's image: an account, and Debian's Prometheus."""
+CHECKED_WITHOUT_A_CLIENT = {
+    "valkey": {"tcpSocket": {"port": 6379}},
+    "prometheus": {"httpGet": {"port": 9090, "path": "/-/ready"}},
+}
+"""In place of valkey-cli and wget, which the vendors' images have."""
 LOCAL = INFRA / "kubernetes" / "overlays" / "local"
 
 
@@ -67,55 +88,48 @@ def rendered_overlay(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(rendered_overlay, images):
-    programs = {"/opt/valkey/bin/valkey-server": find_valkey()}
-    valkey = Image({"PATH": "/opt/valkey/bin:/usr/bin"}, "/data", "999", [], [], None, [], programs)
     # Its own image is not here: the server is poolkit's, set up by the overlay's own script.
     postgres = Image({}, "/", "70", [], [], None, [], {})
-    return Cluster(rendered_overlay, images | {"valkey": valkey, "postgres": postgres})
+    return Cluster(rendered_overlay, images | {"valkey": VALKEY, "postgres": postgres})
 
 
-@pytest.fixture(scope="module")
-def database(new_postgres, cluster):
-    """A PostgreSQL as the overlay's first start leaves it: the owner, and what its script makes."""
+@contextlib.contextmanager
+def first_start(new_postgres, password, script, files):
+    """Give a PostgreSQL as the vendor's image leaves it: the owner, and what its script makes."""
     with new_postgres() as server:
-        password = cluster.secret("owner")["password"]
         with contextlib.closing(psycopg2.connect(server.admin_url("postgres", driver=""))) as admin:
             admin.autocommit = True
             cursor = admin.cursor()
             # The vendor's image makes its owner a superuser; here one exists by that name.
             cursor.execute("ALTER ROLE poolkit SUPERUSER PASSWORD %s", (password,))
             cursor.execute("CREATE DATABASE articles OWNER poolkit")
-        address = {
-            "host": server.host,
-            "port": server.port,
-            "dbname": "articles",
-            "user": "poolkit",
-        }
-        with psycopg2.connect(password=password, **address) as owner, owner.cursor() as cursor:
-            script = cluster.objects["ConfigMap", script_of(cluster)]["data"][
-                "application-role.sql"
-            ]
-            cursor.execute(without_psql(script, cluster))
-        owner.close()
+        for name, file in re.findall(r"^\\set (\w+) `cat (.*)`$", script, re.MULTILINE):
+            # What psql would do; the embedded server has none.
+            script = script.replace(f":'{name}'", f"'{files[file]}'")
+        script = re.sub(r"^\\.*$", "", script, flags=re.MULTILINE)
+        url = f"postgresql://poolkit:{password}@{server.host}:{server.port}/articles"
+        with contextlib.closing(psycopg2.connect(url)) as owner, owner:
+            owner.cursor().execute(script)
         yield server
 
 
-def script_of(cluster):
-    (volume,) = [v for v in cluster.pods()["postgres"]["volumes"] if "configMap" in v]
-    return volume["configMap"]["name"]
-
-
-def without_psql(script, cluster):
-    """Return the SQL of a script with the variables that psql would read from files."""
-    ((container,),) = [cluster.containers("postgres")[1]]
-    for name, file in re.findall(r"^\\set (\w+) `cat (.*)`$", script, re.MULTILINE):
-        script = script.replace(f":'{name}'", f"'{container.files[file]}'")
-    return re.sub(r"^\\.*$", "", script, flags=re.MULTILINE)
+@pytest.fixture(scope="module")
+def database(new_postgres, cluster):
+    """The database of the local cluster."""
+    (container,) = cluster.containers("postgres")[1]
+    script = container.files["/docker-entrypoint-initdb.d/application-role.sql"]
+    password = cluster.secret("owner")["password"]
+    with first_start(new_postgres, password, script, container.files) as server:
+        yield server
 
 
 @pytest.fixture
-def machine(database):
-    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+def folder():
+    return Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+
+
+@pytest.fixture
+def machine(database, folder):
     with Machine(folder) as made:
         made.serve("postgres", 5432, (database.host, database.port))
         yield made
@@ -162,6 +176,87 @@ def test_the_local_cluster_runs(machine, cluster):
     assert running["web"].get(8000, "/articles").startswith("{")
     for name, each in running.items():
         assert each.stop() in (0, 143), (name, each.said)
+
+
+@pytest.mark.skipif(find_compose() is None, reason="run scripts/compose-program first")
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_the_compose_file_runs(new_postgres, images, folder, tmp_path):
+    """What Docker Compose asks an engine for: each container starts, is healthy, and stops.
+
+    Prometheus scrapes web and worker, and answers every query of the alerts and the dashboard.
+    """
+    with Engine(tmp_path, [name for name, image in images.items() if image.healthcheck]) as engine:
+        password = secrets.token_hex(16)
+        answer = engine.compose(
+            *("--file", INFRA / "compose.yaml", "--profile", "monitoring"),
+            *("up", "--detach", "--no-build"),
+            POSTGRES_PASSWORD=password,
+        )
+        assert answer.returncode == 0, answer.stderr
+    ours = {each.service: each.request["Image"] for each in engine.containers.values()}
+    known = images | {ours["valkey"]: VALKEY, ours["prometheus"]: PROMETHEUS}
+    postgres = engine.of_service("postgres")
+    script = postgres.files["/docker-entrypoint-initdb.d/application-role.sql"]
+    with (
+        first_start(new_postgres, password, script, postgres.files) as server,
+        Machine(folder) as machine,
+    ):
+        machine.serve("postgres", 5432, (server.host, server.port))
+        running = {}
+        # Prometheus needs the others' names, and Grafana has no package.
+        others = [
+            each for each in engine.order if each not in ("postgres", "grafana", "prometheus")
+        ]
+        for service in (*others, "prometheus"):
+            container = container_of_compose(engine.of_service(service), known)
+            if service in CHECKED_WITHOUT_A_CLIENT:
+                probe = CHECKED_WITHOUT_A_CLIENT[service] | {"periodSeconds": 10}
+                container = dataclasses.replace(container, probes={"startup": probe})
+            if service == "pgbouncer":
+                container = only_what_it_knows(container)
+            started = machine.start(container)
+            if service == "migrate":
+                assert started.wait() == 0, started.said
+                continue
+            assert started.becomes_ready() == {}, started.said
+            running[service] = started
+        assert running["web"].get(8000, "/articles").startswith("{")
+        every_query_is_answered(running)
+        for name, each in running.items():
+            assert each.stop() in (0, 143), (name, each.said)
+
+
+def queries():
+    """Give the expression of each alert and of each panel."""
+    rules = yaml.safe_load((INFRA / "monitoring/rules.yaml").read_text())
+    yield from (rule["expr"] for group in rules["groups"] for rule in group["rules"])
+    board = json.loads((INFRA / "monitoring/grafana.json").read_text())
+    yield from (target["expr"] for panel in board["panels"] for target in panel["targets"])
+
+
+def every_query_is_answered(running):
+    """Check that the deployables export each metric, and that Prometheus takes each query."""
+    pages = running["web"].get(8000, "/metrics") + running["worker"].get(9100, "/metrics")
+    exported = set(re.findall(r"^# TYPE (\w+) ", pages, re.MULTILINE))
+    for query in queries():
+        for name in re.findall(r"\bpoolkit_\w+", query):
+            assert {name, re.sub("_(bucket|sum|count)$", "", name)} & exported, name
+
+    def asked(page, **parameters):
+        text = running["prometheus"].get(9090, f"/api/v1/{page}?{urlencode(parameters)}")
+        return json.loads(text)["data"]
+
+    def are_scraped():
+        targets = asked("targets")["activeTargets"]
+        return len(targets) == 2 and {each["health"] for each in targets} == {"up"}
+
+    wait_until(are_scraped, timeout_s=60)
+    for query in queries():
+        asked("query", query=query.replace("$__rate_interval", "1m"))
+    for target in ("web", "worker"):
+        assert asked("query", query=f'poolkit_pool_size{{target="{target}"}}')["result"], target
+    groups = asked("rules")["groups"]
+    assert [rule for group in groups for rule in group["rules"] if rule.get("lastError")] == []
 
 
 # -- what it must notice --------------------------------------------------------------------
