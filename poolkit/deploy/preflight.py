@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.environment import PREPARED
-from poolkit.deploy.package.lambda_zip import TASK_ROOT, read_manifest
+from poolkit.deploy.package.lambda_zip import TASK_ROOT, command_of, read_manifest
 from poolkit.deploy.stacks import deployed_outputs
 from poolkit.errors import BudgetError, DeployError, TemplateError
 from poolkit.project import Project
@@ -147,7 +147,7 @@ def check_package(file: Path, template: Template, values: dict[str, str]) -> Che
         if wanted != made:
             raise DeployError(
                 f"{file} was built for {made}, but [{template.name}] {name} is {wanted}; "
-                "build it again with --architecture and --python of poolkit package lambda"
+                f"build it again with --architecture and --python of {command_of(file)}"
             )
     with zipfile.ZipFile(file) as archive:
         packaged = set(archive.namelist())

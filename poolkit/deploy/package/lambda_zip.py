@@ -25,6 +25,7 @@ from poolkit.deploy.package.contents import (
     locked_requirements,
     prune,
 )
+from poolkit.deploy.package.settings import OUT
 from poolkit.errors import PackageError
 
 if TYPE_CHECKING:
@@ -139,6 +140,11 @@ def _described(file: Path, compiler: str, project_files: ProjectFiles) -> Lambda
     return package
 
 
+def command_of(file: Path) -> str:
+    """Return the command that makes a package, by the name that it has in build/."""
+    return f"poolkit package {file.stem if file.stem in OUT else 'lambda'}"
+
+
 def read_manifest(file: Path) -> dict[str, object]:
     """Return a package's manifest.
 
@@ -149,10 +155,10 @@ def read_manifest(file: Path) -> dict[str, object]:
         with zipfile.ZipFile(file) as archive:
             manifest: dict[str, object] = json.loads(archive.read(MANIFEST))
     except FileNotFoundError:
-        raise PackageError(f"{file} is missing; build it with: poolkit package lambda") from None
+        raise PackageError(f"{file} is missing; build it with: {command_of(file)}") from None
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise PackageError(
-            f"{file} was not built by `poolkit package lambda`; build it again"
+            f"{file} was not built by `{command_of(file)}`; build it again"
         ) from None
     return manifest
 
