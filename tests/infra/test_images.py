@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 from infra.deployed import INFRA, ROOT
 from processes import run
 
@@ -38,6 +39,15 @@ def test_the_repository_as_a_context_has_what_its_dockerfile_copies_alone():
     copied = {re.sub(r"[\[\]]", "", each) for each in copied_from_the_context(DOCKERFILES[-1])}
     assert DOCKERFILES[-1].parent.name == "pgbouncer"
     assert {line[1:] for line in lines[1:]} == copied
+
+
+@pytest.mark.parametrize("file", [INFRA / "compose.yaml", INFRA / "loadtest/compose.yaml"], ids=str)
+def test_no_other_image_has_the_repository_as_its_context(file):
+    """.dockerignore would take its files away."""
+    for service in yaml.safe_load(file.read_text())["services"].values():
+        build = service.get("build")
+        if build and (file.parent / build["context"]).resolve() == ROOT:
+            assert build["dockerfile"] == "infra/pgbouncer/Dockerfile"
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
