@@ -12,10 +12,11 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import psycopg2
 import pytest
+import trustme
 import yaml
 from infra.compose_engine import Engine, find_compose
 from infra.container_machine import Image, Machine, reason_to_skip
@@ -25,6 +26,7 @@ from poolkit_command import succeeded
 from processes import run, run_python, wait_until
 
 from poolkit.local.broker import find_valkey
+from poolkit.local.network import Network
 from poolkit.local.pgbouncer import find_pgbouncer
 
 pytestmark = [
@@ -54,43 +56,60 @@ CHECKED_WITHOUT_A_CLIENT = {
     "prometheus": {"httpGet": {"port": 9090, "path": "/-/ready"}},
 }
 """In place of valkey-cli and wget, which the vendors' images have."""
-LOCAL = INFRA / "kubernetes" / "overlays" / "local"
+RDS_HOST = "poolkit-prod-database.example.eu-central-1.rds.amazonaws.com"
+"""The placeholder of overlays/prod."""
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def certificates(tmp_path_factory):
+    """What stands for the certificate of RDS, and for the authorities that images are built with."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    issued = authority.issue_cert(RDS_HOST)
+    issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    authority.cert_pem.write_to_path(str(folder / "database-ca.crt"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, certificates):
     """The images as their Dockerfiles say, with the folders that `poolkit package` writes."""
     folder = tmp_path_factory.mktemp("images")
     contexts = {name: folder / name for name in ("web", "worker")}
     for name, context in contexts.items():
         succeeded(run_python("-m", "poolkit", "package", name, "--out", context))
+        (context / "certificates").mkdir(exist_ok=True)
+        shutil.copy(certificates / "database-ca.crt", context / "certificates")
     found = {
         f"poolkit-{name}": Image.read(INFRA / f"Dockerfile.{name}", {"/app": context})
         for name, context in contexts.items()
     }
-    program = {"/app/pgbouncer/run.py": INFRA / "pgbouncer" / "run.py"}
+    program = {
+        "/app/pgbouncer/run.py": INFRA / "pgbouncer" / "run.py",
+        "/app/pgbouncer/database-ca.crt": certificates / "database-ca.crt",
+    }
     found["poolkit-pgbouncer"] = Image.read(INFRA / "pgbouncer" / "Dockerfile", program)
     return found
 
 
-@pytest.fixture(scope="module")
-def rendered_overlay(tmp_path_factory):
-    """The objects of the local overlay, with passwords as its head makes them."""
-    folder = tmp_path_factory.mktemp("kubernetes")
+def render(name, folder):
+    """Return the objects of an overlay, with passwords as the local one's head makes them."""
     shutil.copytree(INFRA / "kubernetes", folder, dirs_exist_ok=True)
-    overlay = folder / LOCAL.relative_to(INFRA / "kubernetes")
     for login in ("owner", "application"):
-        (overlay / f"{login}.password").write_text(secrets.token_hex(16))
-    answer = run("kubectl", "kustomize", overlay)
+        file = folder / "overlays" / "local" / f"{login}.password"
+        file.write_text(secrets.token_hex(16))
+    answer = run("kubectl", "kustomize", folder / "overlays" / name)
     assert answer.returncode == 0, answer.stderr
     return list(yaml.safe_load_all(answer.stdout))
 
 
 @pytest.fixture(scope="module")
-def cluster(rendered_overlay, images):
+def cluster(tmp_path_factory, images):
+    """The local overlay."""
+    objects = render("local", tmp_path_factory.mktemp("kubernetes"))
     # Its own image is not here: the server is poolkit's, set up by the overlay's own script.
     postgres = Image({}, "/", "70", [], [], None, [], {})
-    return Cluster(rendered_overlay, images | {"valkey": VALKEY, "postgres": postgres})
+    return Cluster(objects, images | {"valkey": VALKEY, "postgres": postgres})
 
 
 @contextlib.contextmanager
@@ -176,6 +195,61 @@ def test_the_local_cluster_runs(machine, cluster):
     assert running["web"].get(8000, "/articles").startswith("{")
     for name, each in running.items():
         assert each.stop() in (0, 143), (name, each.said)
+
+
+@pytest.fixture
+def eks(machine, cluster, images, served_aws, tmp_path):
+    """The overlay for EKS with its placeholders replaced, and what Pod Identity gives a pod."""
+    import boto3
+
+    logins = {
+        "replace-owner": ("poolkit", cluster.secret("owner")["password"]),
+        "replace-application": ("app", cluster.secret("application")["password"]),
+    }
+    manager, sqs = boto3.client("secretsmanager"), boto3.client("sqs")
+    objects = render("prod", tmp_path / "kubernetes")
+    queue = sqs.create_queue(QueueName="poolkit-prod-worker")["QueueUrl"]
+    served = urlsplit(served_aws["AWS_ENDPOINT_URL"])
+    machine.serve("aws", 80, (served.hostname, served.port))
+    for each in (each for each in objects if each["kind"] == "ConfigMap"):
+        values = each["data"]
+        for name, (user, password) in logins.items():
+            if values.get("DATABASE_SECRET_ARN", "").endswith(name):
+                text = json.dumps({"username": user, "password": password})
+                values["DATABASE_SECRET_ARN"] = manager.create_secret(Name=name, SecretString=text)[
+                    "ARN"
+                ]
+        if "WORKER_QUEUE_URL" in values:
+            values["WORKER_QUEUE_URL"] = f"http://aws{urlsplit(queue).path}"
+    # Credentials, and in place of AWS's own addresses where the services are.
+    return Cluster(objects, images), served_aws | {"AWS_ENDPOINT_URL": "http://aws"}
+
+
+@pytest.mark.slow
+def test_the_pods_of_eks_run(eks, machine, database, certificates):
+    """Secrets by their ARN, a certificate that is verified, and SQS: as with RDS, for every probe."""
+    pods, identity = eks
+
+    def start(container, *names):
+        known = dataclasses.replace(container, variables=identity | container.variables)
+        return machine.start(known, *names)
+
+    proxy = Network(database.host, database.port, certificate=certificates / "server.pem")
+    with proxy as encrypted:
+        machine.serve(RDS_HOST, 5432, (encrypted.host, encrypted.port))
+        (upgrade,) = pods.containers("migration")[0]
+        migrated = start(upgrade)
+        assert migrated.wait() == 0, migrated.said
+        (schema,), (web,) = pods.containers("web")
+        assert start(schema).wait() == 0
+        (pgbouncer,) = pods.containers("pgbouncer")[1]
+        running = [start(only_what_it_knows(pgbouncer), "pgbouncer")]
+        assert running[0].becomes_ready() == {}, running[0].said
+        running += [start(web, "web"), start(pods.containers("worker")[1][0], "worker")]
+        for each in running:
+            assert each.becomes_ready() == {}, each.said
+        for each in running:
+            assert each.stop() in (0, 143), each.said
 
 
 @pytest.mark.skipif(find_compose() is None, reason="run scripts/compose-program first")
