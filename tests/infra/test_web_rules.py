@@ -122,3 +122,13 @@ def test_each_task_writes_its_metrics_to_a_stream_of_its_own(template):
     assert "{TaskId}" in stream
     assert settings["processors"]["resourcedetection"]["detectors"] == ["ecs"]
     assert "resourcedetection" in settings["service"]["pipelines"]["metrics"]["processors"]
+
+
+@pytest.mark.parametrize(
+    ("given", "filtered"),
+    [("", False), ("arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/a/b", True)],
+)
+def test_a_web_acl_filters_requests_where_one_is_named(given, filtered):
+    """By parameter, because an account has one for several services."""
+    stack = transformed("web.yaml", WebAclArn=given)
+    assert bool(stack.of_type("AWS::WAFv2::WebACLAssociation")) is filtered
