@@ -26,6 +26,8 @@ class WebServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status, self.location = 200, ""
+        self.statuses: dict[str, int] = {}
+        """Of single paths, without a query."""
         self.opened = threading.Event()
         self.opened.set()
         self.asked: list[str] = []
@@ -49,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.opened.is_set():
             self.server.held.append(self.path)
             self.server.opened.wait(PATIENCE_S)
-        self.send_response(self.server.status)
+        path = self.path.partition("?")[0]
+        self.send_response(self.server.statuses.get(path, self.server.status))
         if self.server.location:
             self.send_header("Location", self.server.location)
         self.send_header("Content-Length", "0")

@@ -26,6 +26,8 @@ import click
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,
+    envvar="POOLKIT_SMOKE_TIMEOUT",
+    show_envvar=True,
     help="seconds until a path that is not answered is a failure",
 )
 def smoke(*, url: str, paths: tuple[str, ...], probes: bool, times: int, timeout_s: float) -> None:

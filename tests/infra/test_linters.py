@@ -30,6 +30,23 @@ def test_cfn_lint_finds_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cfn_lint_finds_nothing_in_any_region():
+    """Resource types, properties and instance classes exist wherever AWS has them."""
+    answer = run(CFN_LINT, "--regions", "ALL_REGIONS", timeout_s=800)
+    assert (answer.stdout, answer.returncode) == ("", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cdk_nag_finds_nothing_without_a_reason():
+    """The AwsSolutions rules, with prod's parameters; each accepted finding has its reason."""
+    answer = run(ROOT / "scripts" / "cdk-nag", timeout_s=800)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert int(answer.stdout.split()[0]) > 20, "the rules ran"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_checkov_finds_nothing():
     """Templates, manifests and Dockerfiles pass, or say why not."""
