@@ -13,6 +13,7 @@ from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from infra.deployed import ENVIRONMENTS, INFRA, Deployment, deployment_of
 
 from poolkit.budget.limits import class_size
+from poolkit.budget.read.values import Reference
 from poolkit.deploy.environment import Template
 
 REGION = "eu-central-1"
@@ -47,69 +48,22 @@ def resources():
             yield file.stem, logical_id, declared["Type"], declared.get("Properties") or {}
 
 
-def refers(node, names):
-    """Tell whether a value depends on one of the names, by Ref, GetAtt or Sub."""
-    text = json.dumps(node, default=str)
-    return any(
-        f'{{"Ref": "{name}"}}' in text
-        or f'"{name}.' in text
-        or f'["{name}"' in text
-        or re.search(rf"\${{{re.escape(name)}[.}}]", text)
-        for name in names
-    )
+# -- names and replacements: see also test_names.py -----------------------------------------
 
 
-# -- names and replacements -----------------------------------------------------------------
-
-NAMES_THAT_CHANGE = {"Generation"}
-"""Parameters that are part of a name, so that a replacement gets another one."""
-
-FIXED_NAMES = {
-    "AWS::RDS::DBProxy": "CloudFormation requires its name; Generation is part of it",
-}
-"""Types that may have a fixed name although a parameter can replace them, with the reason."""
-
-
-def of(pointers):
-    return {each.split("/")[2] for each in pointers or ()}
-
-
-def changeable(name, properties, found):
-    """Give the properties that a change of a parameter can change, and that replace a resource."""
-    replacing = of(found.get("createOnlyProperties"))
-    replacing |= of(found.get("conditionalCreateOnlyProperties"))
-    declared = template(INFRA / f"{name}.yaml")
-    varying = {*declared.section("Parameters"), *declared.section("Resources")}
-    return {
-        each
-        for each in replacing & properties.keys()
-        if refers(properties[each], varying) or "Fn::If" in json.dumps(properties[each])
+@pytest.mark.parametrize("kind", ["rds", "aurora-serverless"])
+def test_another_generation_is_another_name(kind):
+    """Database, proxy and the database's log groups have it, so that they can be replaced."""
+    found = variant(Kind=kind, EnableProxy="true", Generation="-2").stacks["database"]
+    keys = ("DBInstanceIdentifier", "DBClusterIdentifier", "DBProxyName", "LogGroupName")
+    names = {
+        json.dumps(each.get(key), default=str)
+        for each in found.resources.values()
+        for key in keys
+        if each.get(key) is not None and not isinstance(each.get(key), Reference)
     }
-
-
-def named():
-    """Give every resource with a name of its own, and with what else can replace it."""
-    for name, logical_id, kind, properties in resources():
-        found = schema(kind) or {}
-        identity = of(found.get("primaryIdentifier")) & of(found.get("createOnlyProperties"))
-        for key in identity & properties.keys():
-            others = changeable(name, properties, found) - identity
-            if others and not refers(
-                properties[key], {*template(INFRA / f"{name}.yaml").section("Resources")}
-            ):
-                yield f"{name}.{logical_id}", kind, properties[key], others
-
-
-def test_a_resource_that_a_parameter_replaces_has_no_fixed_name():
-    """CloudFormation refuses to replace a resource that keeps its own name, after the plan."""
-    found = list(named())
-    assert found, "the database has such a name"
-    wrong = [
-        f"{where} ({kind}) is named, and replaced when {', '.join(sorted(others))} change"
-        for where, kind, value, others in found
-        if not refers(value, NAMES_THAT_CHANGE) and kind not in FIXED_NAMES
-    ]
-    assert wrong == []
+    assert len(names) >= 2
+    assert all("-2" in name for name in names), names
 
 
 # -- bounds of parameters -------------------------------------------------------------------
@@ -431,3 +385,15 @@ def test_the_storage_alarm_comes_after_rds_should_have_grown_it(deployment):
     instance = deployment.resource("database", "Instance")
     allocated = float(instance.get("AllocatedStorage"))
     assert float(instance.get("MaxAllocatedStorage")) >= 1.1 * allocated
+
+
+def test_what_rds_does_is_notified_where_there_is_a_topic():
+    """Failures and failovers have no metric."""
+    topic = "arn:aws:sns:eu-central-1:123456789012:alarms"
+    (events,) = variant(AlarmTopicArn=topic).of_type("AWS::RDS::EventSubscription")
+    assert events.get("SnsTopicArn") == topic
+    assert {"failure", "failover"} <= set(events.get("EventCategories"))
+    without = variant(AlarmTopicArn="")
+    silent = variant(AlarmTopicArn=topic, EventNotifications="false")
+    for each in (without, silent):
+        assert each.of_type("AWS::RDS::EventSubscription") == []
