@@ -165,13 +165,34 @@ def _alarm(name, properties):
 # -- metric math: series of a value or None for each minute -----------------------------------
 
 
-def evaluate(expression, series, length):
+def evaluate(expression, series, length, *, fills_empty=True):
     """Return the series of an expression of CloudWatch's metric math.
+
+    AWS does not document what FILL makes of a metric without any point, nor what SUM of several
+    does where one has none. Either FILL fills it and SUM needs each of them (`fills_empty`), or
+    FILL leaves it empty and SUM adds those that are there.
 
     Raises:
         ValueError: the expression has a function or an operator that is not known here.
     """
-    return _value(ast.parse(expression, mode="eval").body, series, length)
+    return _value(ast.parse(expression, mode="eval").body, _Math(series, length, fills_empty))
+
+
+@dataclass(frozen=True)
+class _Math:
+    series: dict
+    length: int
+    fills_empty: bool
+
+    def fill(self, points, others):
+        if not self.fills_empty and all(each is None for each in points):
+            return points
+        return [b if a is None else a for a, b in zip(points, others, strict=True)]
+
+    def sum(self, several):
+        rows = [[each for each in row if each is not None] for row in zip(*several, strict=True)]
+        least = len(several) if self.fills_empty else 1
+        return [sum(row) if len(row) >= least else None for row in rows]
 
 
 _OPERATORS = {
@@ -188,27 +209,28 @@ _OPERATORS = {
 }
 
 
-def _value(node, series, length):
+def _value(node, math):  # noqa: PLR0911  (a row for each kind of expression)
     match node:
         case ast.Constant(value=number):
-            return [float(number)] * length
+            return [float(number)] * math.length
         case ast.Name(id=name):
-            return series[name]
-        case ast.Call(func=ast.Name(id="FILL"), args=[filled, ast.Name(id="REPEAT")]):
-            return list(itertools.accumulate(_value(filled, series, length), _repeat))
+            return math.series[name]
         case ast.Call(func=ast.Name(id="FILL"), args=[filled, other]):
-            pairs = zip(_value(filled, series, length), _value(other, series, length), strict=True)
-            return [b if a is None else a for a, b in pairs]
-        case ast.Call(func=ast.Name(id="IF"), args=args):
-            wanted, yes, no = (_value(each, series, length) for each in args)
-            chosen = zip(wanted, yes, no, strict=True)
+            points = _value(filled, math)
+            if isinstance(other, ast.Name) and other.id == "REPEAT":
+                return list(itertools.accumulate(points, _repeat))
+            return math.fill(points, _value(other, math))
+        case ast.Call(func=ast.Name(id="SUM"), args=[ast.List(elts=several)]):
+            return math.sum([_value(each, math) for each in several])
+        case ast.Call(func=ast.Name(id="IF"), args=[wanted, yes, no]):
+            chosen = zip(*(_value(each, math) for each in (wanted, yes, no)), strict=True)
             return [None if w is None else (y if w else n) for w, y, n in chosen]
         case (
             ast.BinOp(left=left, op=op, right=right)
             | ast.Compare(left=left, ops=[op], comparators=[right])
         ) if type(op) in _OPERATORS:
-            pairs = zip(_value(left, series, length), _value(right, series, length), strict=True)
             apply = _OPERATORS[type(op)]
+            pairs = zip(_value(left, math), _value(right, math), strict=True)
             return [None if a is None or b is None else apply(a, b) for a, b in pairs]
     raise ValueError(f"not known in metric math here: {ast.unparse(node)}")
 
@@ -233,6 +255,7 @@ _COMPARISONS = {
 @dataclass
 class AlarmState:
     alarm: Alarm
+    fills_empty: bool = True
     state: str = "INSUFFICIENT_DATA"
     latest: float | None = None
 
@@ -242,7 +265,9 @@ class AlarmState:
         series = {}
         for query in self.alarm.queries:
             if "Expression" in query:
-                series[query["Id"]] = evaluate(query["Expression"], series, length)
+                series[query["Id"]] = evaluate(
+                    query["Expression"], series, length, fills_empty=self.fills_empty
+                )
             else:
                 points = history[query["MetricStat"]["Metric"]["MetricName"]][-length:]
                 series[query["Id"]] = [None] * (length - len(points)) + points
@@ -390,10 +415,10 @@ class Outcome:
 class Simulation:
     """A worker service for some hours, second by second."""
 
-    def __init__(self, scaling, messages, *, tasks, insights=True, zeros=True):
+    def __init__(self, scaling, messages, *, tasks, insights=True, zeros=True, fills_empty=True):
         self.scaling = scaling
         self.capacity = Capacity(scaling, tasks)
-        self.alarms = [AlarmState(each) for each in scaling.alarms]
+        self.alarms = [AlarmState(each, fills_empty) for each in scaling.alarms]
         self.insights = insights
         self.zeros = zeros
         # Copies, which the simulation changes.

@@ -84,7 +84,7 @@ def test_a_service_that_may_have_no_task_has_no_such_alarm():
     """With MinTasks 0 a missing figure is what an empty queue looks like."""
     alarm = declared("worker.yaml")["Resources"]["TooFewTasksAlarm"]
     condition = declared("worker.yaml")["Conditions"][alarm["Condition"]]
-    assert condition == {"Fn::Not": [{"Fn::Equals": [{"Ref": "MinTasks"}, 0]}]}
+    assert condition == {"Fn::Not": [{"Fn::Equals": [{"Ref": "MinTasks"}, "0"]}]}
 
 
 @pytest.mark.parametrize("template", ["web.yaml", "pgbouncer.yaml"])

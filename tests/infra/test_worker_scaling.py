@@ -40,14 +40,20 @@ def test_what_is_simulated_is_in_the_template():
 
 @pytest.mark.parametrize("name", AFTER_A_BURST)
 @pytest.mark.parametrize(
-    ("environment", "zeros"),
-    # SQS may publish no data point where no message is in flight.
-    [("staging", True), ("prod", True), ("prod", False), ("high_traffic", False)],
+    ("environment", "zeros", "fills_empty"),
+    # SQS may publish no data point where no message is in flight; see `evaluate` on the other.
+    [
+        ("staging", True, True),
+        ("prod", True, True),
+        ("prod", False, True),
+        ("prod", False, False),
+        ("high_traffic", False, False),
+    ],
 )
-def test_small_traffic_returns_to_the_fewest_tasks(environment, name, zeros):
+def test_small_traffic_returns_to_the_fewest_tasks(environment, name, zeros, fills_empty):
     """Whatever small traffic follows a burst, the additional tasks end within half an hour."""
     scaling = scaling_of(environment)
-    outcome = simulate(scaling, traffic(scaling, name), zeros=zeros)
+    outcome = simulate(scaling, traffic(scaling, name), zeros=zeros, fills_empty=fills_empty)
     assert outcome.minutes_until(scaling.minimum) <= RETURN_WITHIN
     assert set(outcome.tasks()[RETURN_WITHIN:]) == {scaling.minimum}
     assert outcome.interrupted == 0
@@ -134,11 +140,13 @@ def test_a_stopped_task_ends_its_work():
 # -- from and to no task --------------------------------------------------------------------
 
 
-def test_the_first_message_starts_a_task_and_the_last_one_ends_it():
+@pytest.mark.parametrize("fills_empty", [True, False])
+def test_the_first_message_starts_a_task_and_the_last_one_ends_it(fills_empty):
     """With MinTasks 0 a single message is enough, and no task stops while one is worked on."""
     scaling = scaling_of("prod", MinTasks=0)
     messages = [Message(1800.0, 3.0), *(Message(1800.0 + 60 * n, 100.0) for n in range(60))]
-    outcome = Simulation(scaling, messages, tasks=0).run(3)
+    options = {"fills_empty": fills_empty, "zeros": fills_empty}
+    outcome = Simulation(scaling, messages, tasks=0, **options).run(3)
     assert outcome.minutes_until(1, 30) <= 5
     assert set(outcome.tasks()[36:89]) <= {1, 2}
     assert outcome.minutes_until(0, 92) <= 15
@@ -152,10 +160,11 @@ def test_a_queue_that_was_silent_for_hours_wakes_late():
     assert 15 <= outcome.minutes_until(1, 8 * 60) <= 20
 
 
-def test_without_container_insights_it_scales_on_the_messages_alone():
+@pytest.mark.parametrize("fills_empty", [True, False])
+def test_without_container_insights_it_scales_on_the_messages_alone(fills_empty):
     """Without RunningTaskCount tasks still come for a burst, and go when the queue is empty."""
     scaling = scaling_of("prod")
-    outcome = simulate(scaling, traffic(scaling, "burst"), insights=False)
+    outcome = simulate(scaling, traffic(scaling, "burst"), insights=False, fills_empty=fills_empty)
     assert max(outcome.tasks()) == scaling.maximum
     assert outcome.tasks()[-1] == scaling.minimum
 
@@ -187,11 +196,19 @@ def test_the_documented_numbers_are_the_simulations(name):
         ("m * 2 + 1", [None, 5, None, 9]),
         ("IF(m > 2, 1, 0)", [None, 0, None, 1]),
         ("1 / (m - 2)", [None, None, None, 0.5]),
+        ("SUM([m, full])", [None, 3, None, 5]),
     ],
 )
 def test_metric_math(expression, expected):
     """A missing point makes the result missing, unless it is filled."""
-    assert evaluate(expression, {"m": [None, 2.0, None, 4.0]}, 4) == expected
+    assert evaluate(expression, {"m": [None, 2.0, None, 4.0], "full": [1.0] * 4}, 4) == expected
+
+
+def test_metric_math_that_fills_no_empty_metric():
+    """Then the sum has the points of the others."""
+    series = {"m": [None, None], "full": [1.0, 2.0]}
+    assert evaluate("FILL(m, 0)", series, 2, fills_empty=False) == [None, None]
+    assert evaluate("SUM([FILL(m, 0), full])", series, 2, fills_empty=False) == [1, 2]
 
 
 def test_an_unknown_function_is_refused():
