@@ -273,6 +273,15 @@ def test_an_unknown_number_is_refused_outside_dev(database, poolkit):
     assert "unknown number of max_connections" in allowed.stdout
 
 
+def test_the_status_of_stacks_needs_no_access_to_rds(database, poolkit):
+    """A role that may not read RDS gets the table, and a line that says what is missing."""
+    first(database)
+    status = poolkit("status", "-e", "dev", AWS_ENDPOINT_URL_RDS="http://127.0.0.1:9")
+    assert status.returncode == 0, status.stderr
+    assert "shop-dev-database" in status.stdout
+    assert "reboots of dev are not known" in status.stdout
+
+
 # -- answers in AWS's documented form -------------------------------------------------------
 
 INSTANCE = {
