@@ -115,7 +115,7 @@ def instrument(
                 metrics.add_dimension("target", environment.settings.target)
                 metrics.add_dimension("environment", environment.settings.environment)
                 metrics.flush_metrics()
-                _count_server_error(answer, metrics, environment, context.function_version)
+                _count_server_error(answer, metrics, environment)
                 is_cold = False
 
         return instrumented
@@ -127,7 +127,6 @@ def _count_server_error(
     answer: object,
     metrics: AmazonCloudWatchEMFProvider,
     environment: ExecutionEnvironment,
-    version: str,
 ) -> None:
     """Write one `ServerErrors` of this version if the answer to an HTTP request is 5xx."""
     status = answer.get("statusCode") if isinstance(answer, dict) else None
@@ -135,6 +134,7 @@ def _count_server_error(
         metrics.add_metric("ServerErrors", MetricUnit.Count, 1)
         metrics.add_dimension("target", environment.settings.target)
         metrics.add_dimension("environment", environment.settings.environment)
+        version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
         metrics.add_dimension("version", version)
         metrics.flush_metrics()
 
