@@ -202,3 +202,45 @@ def _mounted_files(host):
         for mount in host.get("Mounts") or []
         if mount["Type"] == "bind"
     }
+
+
+def container_of_ecs(deployable, image, values, probe):
+    """Return the container that ECS would start on Fargate.
+
+    Args:
+        deployable: a container of a task definition.
+        image: its image.
+        values: what only a deployment knows, by the variable's name.
+        probe: the load balancer's check, for a container without one of its own.
+    """
+    definition = deployable.definition
+    variables = {
+        name: values.get(name, value) if value == "later" or "arn:" in value else value
+        for name, value in deployable.text().items()
+    }
+    checked = definition.get("HealthCheck")
+    if checked:
+        probe = {
+            "exec": {"command": checked["Command"][1:]},
+            "timeoutSeconds": checked["Timeout"],
+            "periodSeconds": checked["Interval"],
+        }
+        assert checked["Command"][0] == "CMD"
+    return Container(
+        name=deployable.name,
+        image=image,
+        command=[*image.entrypoint, *definition["Command"]],
+        variables=variables,
+        user=definition["User"],
+        group=definition["User"],
+        working_directory=image.working_directory,
+        read_only=definition["ReadonlyRootFilesystem"],
+        # Fargate fills an empty volume from the image's folder, with its mode: /tmp is everyone's.
+        writable={
+            mount["ContainerPath"]: 0o1777
+            for mount in definition["MountPoints"]
+            if mount["ContainerPath"] in image.volumes
+        },
+        probes={"startup": probe, "liveness": probe} if probe else {},
+        grace_s=definition["StopTimeout"],
+    )

@@ -20,8 +20,8 @@ import trustme
 import yaml
 from infra.compose_engine import Engine, find_compose
 from infra.container_machine import Image, Machine, reason_to_skip
-from infra.deployed import INFRA
-from infra.orchestrators import Cluster, container_of_compose
+from infra.deployed import INFRA, deployment_of
+from infra.orchestrators import Cluster, container_of_compose, container_of_ecs
 from poolkit_command import succeeded
 from processes import run, run_python, wait_until
 
@@ -246,6 +246,46 @@ def test_the_pods_of_eks_run(eks, machine, database, certificates):
         running = [start(only_what_it_knows(pgbouncer), "pgbouncer")]
         assert running[0].becomes_ready() == {}, running[0].said
         running += [start(web, "web"), start(pods.containers("worker")[1][0], "worker")]
+        for each in running:
+            assert each.becomes_ready() == {}, each.said
+        for each in running:
+            assert each.stop() in (0, 143), each.said
+
+
+@pytest.mark.slow
+def test_the_tasks_of_ecs_run(eks, machine, database, images, certificates):
+    """Migration, web and worker as their task definitions say, healthy for ECS or the load balancer."""
+    pods, identity = eks
+    settings = {
+        name.rpartition("-")[0]: each["data"]
+        for (kind, name), each in pods.objects.items()
+        if kind == "ConfigMap"
+    }
+    values = {name: settings["worker"][name] for name in ("WORKER_QUEUE", "WORKER_QUEUE_URL")}
+    values |= {"DATABASE_HOST": RDS_HOST}
+    prod = deployment_of("prod")
+    path = prod.resource("web", "TargetGroup").get("HealthCheckPath")
+    balancer = {
+        "httpGet": {"port": 8000, "path": path},
+        "timeoutSeconds": 5,
+        "failureThreshold": 30,
+    }
+
+    def start(name, login, probe=None):
+        image = images["poolkit-worker" if name == "worker" else "poolkit-web"]
+        known = values | {"DATABASE_SECRET_ARN": settings[login]["DATABASE_SECRET_ARN"]}
+        container = container_of_ecs(prod.container(name), image, known, probe)
+        assert container.writable.keys() == {"/tmp"}
+        return machine.start(
+            dataclasses.replace(container, variables=identity | container.variables)
+        )
+
+    proxy = Network(database.host, database.port, certificate=certificates / "server.pem")
+    with proxy as encrypted:
+        machine.serve(RDS_HOST, 5432, (encrypted.host, encrypted.port))
+        migrated = start("migration", "migration")
+        assert migrated.wait() == 0, migrated.said
+        running = [start("web", "deployment", balancer), start("worker", "deployment")]
         for each in running:
             assert each.becomes_ready() == {}, each.said
         for each in running:
