@@ -86,15 +86,44 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
 @_environment_option
 @click.option("--yes", is_flag=True, help="agree to the plan without being asked, as in CI")
 @click.option("--plan-only", is_flag=True, help="print the plan and change nothing")
-@click.option("--rollback", is_flag=True, help="undo the stack's last, unfinished change")
+@click.option(
+    "--rollback",
+    is_flag=False,
+    flag_value="unfinished",
+    metavar="[DIGEST]",
+    help="undo the stack's last, unfinished change; with a digest, or 'previous', deploy that image "
+    "of the same repository",
+)
+@_repeatable(
+    "--skip",
+    metavar="NAME",
+    help="with --rollback: a resource that a failed rollback leaves as it is; repeatable",
+)
+@_repeatable(
+    "--image",
+    "images",
+    metavar="[TEMPLATE=]URI",
+    help="the image to run, with a tag, which is resolved, or a digest",
+)
 @click.option(
     "--allow-data-loss", is_flag=True, help="agree to replace or remove resources that hold data"
+)
+@click.option(
+    "--allow-new-name",
+    is_flag=True,
+    help="agree to replace or remove resources with a public name or address",
 )
 @_repeatable(
     "--parameter",
     "parameters",
     metavar="[TEMPLATE.]NAME=VALUE",
-    help="a template's parameter; repeatable",
+    help="a template's parameter; kept by later deployments; repeatable",
+)
+@_repeatable(
+    "--reset-parameter",
+    "reset_parameters",
+    metavar="[TEMPLATE.]NAME",
+    help="take a kept parameter back: the environment's file counts again; repeatable",
 )
 @click.option("--package", type=_path, help="the function's zip, if not the one in build/")
 @click.option("--lint/--no-lint", default=True, help="run cfn-lint first")
@@ -104,7 +133,15 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     is_flag=True,
     help="accept a connection budget with unknown numbers, as long as the known part fits",
 )
-def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> None:
+def deploy(
+    *,
+    target: str,
+    environment: str,
+    rollback: str | None,
+    skip: tuple[str, ...],
+    images: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Deploy a stack, or all stacks of an environment.
 
     TARGET is the name of a template in infra/, or "all". Stacks in `by_name_only` of the
@@ -112,19 +149,36 @@ def deploy(*, target: str, environment: str, rollback: bool, **options: Any) -> 
     deployment was refused before that, 130 after Ctrl-C.
     """
     require("infra")
-    from poolkit.deploy.deployment import DeployOptions, deploy, roll_back  # noqa: PLC0415
+    from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
+    from poolkit.deploy.rollback import UNFINISHED, earlier_image, roll_back  # noqa: PLC0415
 
+    if skip and rollback != UNFINISHED:
+        raise click.UsageError("--skip belongs to --rollback without a value")
+    if rollback and images:
+        raise click.UsageError("--rollback and --image both name an image; pass one of them")
+    if rollback == UNFINISHED:
+        roll_back(target, environment, skip=skip)
+        return
     if rollback:
-        roll_back(target, environment)
-    else:
-        deploy(DeployOptions(target=target, environment=environment, **options))
+        images = (earlier_image(target, environment, rollback),)
+    deploy(DeployOptions(target=target, environment=environment, images=images, **options))
 
 
 @click.command()
 @click.argument("target")
 @_environment_option
 @click.option("--yes-delete", metavar="NAME", help="the name that you would type to confirm")
-def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
+@click.option(
+    "--lift-protection",
+    is_flag=True,
+    help="turn the protection of stacks, databases and load balancers off before",
+)
+@_repeatable(
+    "--retain",
+    metavar="NAME",
+    help="a resource that stays in the account, of a stack in DELETE_FAILED; repeatable",
+)
+def destroy(*, target: str, environment: str, **options: Any) -> None:
     """Remove a stack, or all stacks of an environment.
 
     TARGET is the name of a template in infra/, or "all", which removes them in the reverse order
@@ -133,7 +187,7 @@ def destroy(*, target: str, environment: str, yes_delete: str | None) -> None:
     require("infra")
     from poolkit.deploy.removal import destroy  # noqa: PLC0415
 
-    destroy(target, environment, yes_delete=yes_delete)
+    destroy(target, environment, **options)
 
 
 @click.command()
@@ -152,14 +206,26 @@ def reboot(*, environment: str, yes: bool) -> None:
 
 
 @click.command()
+@click.argument("target", required=False)
 @click.option("--environment", "-e", help="default: all of infra/environments")
-def status(environment: str | None) -> None:
-    """Show the status of each stack."""
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+@click.option("--wait", is_flag=True, help="wait until AWS changes none of the stacks")
+@click.pass_context
+def status(
+    ctx: click.Context, *, target: str | None, environment: str | None, as_json: bool, wait: bool
+) -> None:
+    """Show the status of each stack, and the next step where there is one.
+
+    TARGET is the name of a template; without it every stack is shown. Exit status: 1 if a stack
+    failed, so that it needs the step that is named before it can be deployed; 0 otherwise, also
+    while AWS is at work.
+    """
     require("infra")
     from poolkit.deploy.database import pending_texts  # noqa: PLC0415
     from poolkit.deploy.stacks import print_status  # noqa: PLC0415
 
-    print_status(environment, pending_texts)
+    code = print_status(environment, target, notes=pending_texts, as_json=as_json, wait=wait)
+    ctx.exit(code)
 
 
 @click.command()

@@ -19,6 +19,8 @@ _REFUSED: Final = frozenset(
     {"InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "AuthFailure"}
 )
 
+_LONGEST_MESSAGE: Final = 2000
+
 
 @dataclass
 class Aws:
@@ -27,8 +29,8 @@ class Aws:
     region: str = ""
     _session: Any = field(default=None, init=False, repr=False)
 
-    def client(self, service: str) -> Any:
-        """Return a client.
+    def client(self, service: str, *, region: str = "") -> Any:
+        """Return a client, of another region than this one if it is given.
 
         Raises:
             DeployError: no region is set, or boto3 is not installed.
@@ -44,7 +46,7 @@ class Aws:
             if self._session is None:
                 self._session = boto3.Session(region_name=self.region or None)
             config = Config(connect_timeout=5, retries={"mode": "standard", "max_attempts": 4})
-            return self._session.client(service, config=config)
+            return self._session.client(service, region_name=region or None, config=config)
 
     @cached_property
     def cloudformation(self) -> Any:
@@ -59,7 +61,7 @@ def in_plain_words(doing: str) -> Iterator[None]:
     Raises:
         DeployError: instead of botocore's exceptions.
     """
-    from botocore import exceptions  # noqa: PLC0415 - 60 ms
+    from botocore import exceptions, parsers  # noqa: PLC0415 - 60 ms
 
     try:
         yield
@@ -75,7 +77,7 @@ def in_plain_words(doing: str) -> Iterator[None]:
             message = f"not allowed: {message}"
         else:
             message = f"{code}: {message}"
-        raise DeployError(f"{doing}: {message}") from None
+        raise DeployError(f"{doing}: {_one_line(message)}") from None
     except exceptions.NoRegionError:
         raise DeployError(
             f"{doing}: no region; set AWS_REGION, or region in [stack] of the environment's file"
@@ -84,8 +86,19 @@ def in_plain_words(doing: str) -> Iterator[None]:
         raise DeployError(
             f"{doing}: no AWS credentials; set AWS_PROFILE, or run `aws sso login`"
         ) from None
+    except parsers.ResponseParserError:  # which is no BotoCoreError
+        raise DeployError(
+            f"{doing}: the answer is not AWS's, but probably a proxy's page; check "
+            "AWS_ENDPOINT_URL, HTTPS_PROXY and the network"
+        ) from None
     except exceptions.BotoCoreError as error:
-        raise DeployError(f"{doing}: {error}") from None
+        raise DeployError(f"{doing}: {_one_line(str(error))}") from None
+
+
+def _one_line(message: str) -> str:
+    """Return a message on one line; a proxy's page is cut off."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"
 
 
 def error_code(error: Any) -> str:

@@ -8,7 +8,8 @@ from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
 from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment
 from poolkit.deploy.preflight import PLACEHOLDER
-from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack
+from poolkit.deploy.stacks import deployed_outputs, find_stack
+from poolkit.deploy.statuses import DONE
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
@@ -45,6 +46,7 @@ def bootstrap(environment_name: str, *, yes: bool = False, plan_only: bool = Fal
         plan_only=plan_only,
         budget=False,
         parameters=tuple(_provider(environment)),
+        keep_parameters=False,
     )
     deployment = Deployment(options, project, names=PREPARED)
     deployment.run()

@@ -6,9 +6,11 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.aws import error_code, in_plain_words
+from poolkit.deploy.parameters import as_arguments
 from poolkit.deploy.progress import make_table, pauses, print_table
-from poolkit.deploy.stacks import REVIEW, find_stack, require_changeable
+from poolkit.deploy.stacks import find_stack
+from poolkit.deploy.statuses import REVIEW, require_accepted
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
@@ -34,7 +36,30 @@ HOLDS_DATA: Final = frozenset(
 )
 """Types whose replacement or removal loses what they hold."""
 
+HAS_PUBLIC_NAME: Final = frozenset(
+    {
+        "AWS::ApiGateway::DomainName",
+        "AWS::ApiGateway::RestApi",
+        "AWS::ApiGatewayV2::Api",
+        "AWS::ApiGatewayV2::DomainName",
+        "AWS::CloudFront::Distribution",
+        "AWS::EC2::EIP",
+        "AWS::ElasticLoadBalancing::LoadBalancer",
+        "AWS::ElasticLoadBalancingV2::LoadBalancer",
+        "AWS::GlobalAccelerator::Accelerator",
+        "AWS::Lambda::Url",
+        "AWS::Route53::HostedZone",
+    }
+)
+"""Types whose replacement or removal changes a name or an address that clients, DNS records or
+firewalls of others may have."""
+
 Kind = Literal["add", "modify", "replace", "may replace", "remove", "import"]
+
+_OVERTAKEN: Final = frozenset(
+    {"ChangeSetNotFound", "ChangeSetNotFoundException", "InvalidChangeSetStatus"}
+)
+"""Errors of ExecuteChangeSet after another one was executed, which deletes all others."""
 
 _HARMLESS: Final = frozenset({"add", "modify", "import"})
 _ORDER: Final = ("replace", "may replace", "remove", "modify", "add", "import")
@@ -85,7 +110,12 @@ class StackRequest:
     template: dict[str, str] = field(repr=False)
     """TemplateBody or TemplateURL."""
     parameters: dict[str, str]
+    """A masked secret keeps the value that the stack has."""
     tags: dict[str, str]
+    role: str = ""
+    """The ARN of the role that CloudFormation works with; empty: the caller's rights."""
+    topics: tuple[str, ...] = ()
+    """The ARNs of the SNS topics that get the stack's events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +140,18 @@ class ChangeSet:
     @property
     def losses(self) -> list[Change]:
         """The changes that would, or may, lose data."""
+        return self._harmed(HOLDS_DATA)
+
+    @property
+    def new_names(self) -> list[Change]:
+        """The changes that would, or may, give a public resource another name or address."""
+        return self._harmed(HAS_PUBLIC_NAME)
+
+    def _harmed(self, types: frozenset[str]) -> list[Change]:
         return [
             change
             for change in self.changes
-            if change.type in HOLDS_DATA and change.kind not in _HARMLESS
+            if change.type in types and change.kind not in _HARMLESS
         ]
 
 
@@ -128,7 +166,7 @@ def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
 
     stack = find_stack(cloudformation, request.name)
     if stack is not None:
-        require_changeable(stack, request.target)
+        require_accepted(stack, "deploy", request.target)
     is_new = stack is None or stack["StackStatus"] == REVIEW
     with in_plain_words(f"planning {request.name}"):
         try:
@@ -137,13 +175,12 @@ def prepare(cloudformation: Any, request: StackRequest) -> ChangeSet | None:
                 ChangeSetName=f"poolkit-{uuid.uuid4().hex}",
                 ChangeSetType="CREATE" if is_new else "UPDATE",
                 Capabilities=list(CAPABILITIES),
-                Parameters=[
-                    {"ParameterKey": name, "ParameterValue": value}
-                    for name, value in sorted(request.parameters.items())
-                ],
+                Parameters=as_arguments(request.parameters),
                 Tags=[
                     {"Key": name, "Value": value} for name, value in sorted(request.tags.items())
                 ],
+                NotificationARNs=list(request.topics),
+                **({"RoleARN": request.role} if request.role else {}),
                 **request.template,
             )
         except ClientError as error:
@@ -196,19 +233,51 @@ def _wait(cloudformation: Any, change_set: ChangeSet) -> tuple[Change, ...] | No
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
-    """Remove a change set, and the stack that exists only for it."""
+    """Remove a change set, and the stack that exists only for it.
+
+    Another deployment may plan the same new stack, or create it already. Then the stack is its.
+    """
     with in_plain_words(f"discarding the plan of {change_set.stack}"):
         cloudformation.delete_change_set(ChangeSetName=change_set.id)
-        if change_set.is_new:
+        if not change_set.is_new:
+            return
+        stack = find_stack(cloudformation, change_set.stack_id)
+        others = cloudformation.list_change_sets(StackName=change_set.stack_id)["Summaries"]
+        # AWS removes a change set within seconds, and lists it until then.
+        others = [each for each in others if each["ChangeSetId"] != change_set.id]
+        if stack is not None and stack["StackStatus"] == REVIEW and not others:
             cloudformation.delete_stack(StackName=change_set.stack_id)
 
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> None:
-    """Start the change. Raises `DeployError` if AWS refuses."""
+    """Start the change.
+
+    Raises:
+        DeployError: AWS refuses, for example because another deployment began after the plan; or
+            it did not answer, so that the change may have begun.
+    """
+    from botocore import exceptions  # noqa: PLC0415 - 60 ms
+
     with in_plain_words(f"beginning with {change_set.stack}"):
-        cloudformation.execute_change_set(
-            ChangeSetName=change_set.id, StackName=change_set.stack_id
-        )
+        try:
+            cloudformation.execute_change_set(
+                ChangeSetName=change_set.id,
+                StackName=change_set.stack_id,
+                # A request that is repeated because its answer was lost begins nothing twice.
+                ClientRequestToken=f"poolkit-{uuid.uuid4().hex}",
+            )
+        except exceptions.ClientError as error:
+            if error_code(error) not in _OVERTAKEN:
+                raise
+            raise DeployError(
+                f"another change of {change_set.stack} was made after this plan, which is void "
+                f"now. Next: poolkit status {change_set.target} --wait, then plan again"
+            ) from None
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+            raise DeployError(
+                f"beginning with {change_set.stack}: {error}. AWS may have begun. Next: "
+                f"poolkit status {change_set.target}"
+            ) from None
 
 
 def print_plan(console: Console, change_set: ChangeSet) -> None:
@@ -230,6 +299,12 @@ def print_plan(console: Console, change_set: ChangeSet) -> None:
     for change in change_set.losses:
         console.print(
             f"{change.logical_id} ({change.type}) holds data that would be lost: "
+            f"the plan says {change.kind}",
+            style="bold red",
+        )
+    for change in change_set.new_names:
+        console.print(
+            f"{change.logical_id} ({change.type}) would get another public name or address: "
             f"the plan says {change.kind}",
             style="bold red",
         )

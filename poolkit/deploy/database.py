@@ -22,7 +22,8 @@ import click
 from poolkit.deploy.aws import Aws, error_code, in_plain_words
 from poolkit.deploy.environment import StackEnvironment, Template
 from poolkit.deploy.progress import make_console, pauses
-from poolkit.deploy.stacks import REVIEW, find_stack
+from poolkit.deploy.stacks import find_stack
+from poolkit.deploy.statuses import REVIEW
 from poolkit.errors import DeployError, DeploymentFailed
 from poolkit.project import Project
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 from rich.text import Text
 
-from poolkit.deploy import database, preflight
+from poolkit.deploy import database, images, preflight
 from poolkit.deploy.aws import Aws, in_plain_words, template_argument, upload
 from poolkit.deploy.change_set import (
     ChangeSet,
@@ -22,18 +22,30 @@ from poolkit.deploy.change_set import (
 from poolkit.deploy.database import Reboots
 from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment, Template
 from poolkit.deploy.package.settings import function_package
+from poolkit.deploy.parameters import (
+    Chosen,
+    Record,
+    choose,
+    is_masked,
+    read_images,
+    read_overrides,
+    read_resets,
+)
+from poolkit.deploy.preflight import Checked
 from poolkit.deploy.progress import make_console, watch_change
-from poolkit.deploy.stacks import DONE, deployed_outputs, find_stack, stack_outputs
+from poolkit.deploy.stacks import deployed_outputs, find_stack, stack_outputs
+from poolkit.deploy.statuses import DONE, REVIEW, require_accepted
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rich.console import Console
 
-    from poolkit.deploy.preflight import Checked
+PROTECTION: Final = "DeletionProtection"
+"""The parameter that protects a stack's database or load balancer against deletion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +57,18 @@ class DeployOptions:
     yes: bool = False
     plan_only: bool = False
     allow_data_loss: bool = False
+    allow_new_name: bool = False
     lint: bool = True
     budget: bool = True
     allow_unknown_budget: bool = False
     parameters: tuple[str, ...] = ()
     """`Name=Value` for the one template that is deployed, or `template.Name=Value`."""
+    keep_parameters: bool = True
+    """Whether later deployments keep them."""
+    images: tuple[str, ...] = ()
+    """An image's URI for the one template that is deployed, or `template=URI`."""
+    reset_parameters: tuple[str, ...] = ()
+    """`Name`, or `template.Name`: parameters of earlier command lines that are taken back."""
     package: Path | None = None
     """The function's zip; default: where `poolkit package lambda` puts it."""
 
@@ -93,9 +112,13 @@ class Deployment:
             for name in self.names or self.environment.chosen(self.options.target)
         ]
         self._waits_for_reboot = False
-        self._overrides = _read_parameters(
-            self.options.parameters, [template.name for template in self.templates]
-        )
+        names = [template.name for template in self.templates]
+        images = read_images(self.options.images, names)
+        given = read_overrides(self.options.parameters, names)
+        self._given = {name: given[name] | images[name] for name in names}
+        self._reset = read_resets(self.options.reset_parameters, names)
+        self._chosen: dict[str, Chosen] = {}
+        self._images: dict[str, dict[str, str]] = {name: {} for name in names}
 
     def run(self) -> None:
         """Check everything, then deploy each stack. Raises as `deploy`."""
@@ -110,13 +133,16 @@ class Deployment:
         options, file = self.options, self.environment.file
         self._print([preflight.check_credentials(self.aws)])
         for template in self.templates:
+            self._chosen[template.name] = self._choose(template)
             values = self._values(template)
             # Before AWS is asked for a certificate of an account that does not exist.
             preflight.check_placeholders(template, values, file)
             # Before the general check, whose message about a missing certificate has less.
             self._print(preflight.check_certificates(self.aws, self.environment, template, values))
-            template.require_parameters(values, file)
+            shown = {name: value for name, value in values.items() if not is_masked(value)}
+            template.require_parameters(shown, file, hidden=values.keys() - shown.keys())
             preflight.check_alarm_topic(self.environment, template, values)
+            preflight.check_task_sizes(template, values, file)
             if self._takes_code(template):
                 self._print([preflight.check_package(self._package(template), template, values)])
         names = {template.name for template in self.templates}
@@ -138,11 +164,28 @@ class Deployment:
         checked = preflight.check_budget(
             self.project.root,
             name,
-            self._overrides,
+            {name: chosen.values for name, chosen in self._chosen.items()},
             allow_unknown=allow_unknown,
             limit=limit,
         )
         self._print([checked])
+
+    def _choose(self, template: Template) -> Chosen:
+        """Return the parameters of this and of earlier command lines. Raises `DeployError`."""
+        name, cloudformation = template.name, self.aws.cloudformation
+        stack = find_stack(cloudformation, self.environment.stack_name(name))
+        if stack is not None:
+            require_accepted(stack, "deploy", f"{name} --environment {self.environment.name}")
+        return choose(
+            Record.read(cloudformation, stack),
+            template=name,
+            file=self.environment.file,
+            declared=template.parameters,
+            table=self.environment.tables[name],
+            given=self._given[name],
+            reset=self._reset[name],
+            keep=self.options.keep_parameters,
+        )
 
     def _print(self, checked: Iterable[Checked]) -> None:
         for text, is_shown in checked:
@@ -154,11 +197,11 @@ class Deployment:
 
     def _takes_code(self, template: Template) -> bool:
         # A key in the environment's file is for deploying without this command.
-        return "CodeKey" in template.parameters and "CodeKey" not in self._overrides[template.name]
+        return "CodeKey" in template.parameters and "CodeKey" not in self._given[template.name]
 
     def _values(self, template: Template) -> dict[str, str]:
         """Return the parameters before other stacks' outputs and the code's key are known."""
-        values = self.environment.tables[template.name] | self._overrides[template.name]
+        values = self.environment.tables[template.name] | self._chosen[template.name].values
         if not self._takes_code(template):
             return values
         bucket = values.get("CodeBucket") or self.environment.code_bucket
@@ -181,41 +224,93 @@ class Deployment:
             planned = {each.name for each in self.templates}
             lacking = [n for n in environment.lacks(template.name, outputs) if n in planned]
             if lacking:
-                name, first = environment.stack_name(template.name), " and ".join(lacking)
-                text = f"\n{name}: can be planned when {first} is deployed"
+                name, others = environment.stack_name(template.name), " and ".join(lacking)
+                verb = "is" if len(lacking) == 1 else "are"
+                text = f"\n{name}: can be planned when {others} {verb} deployed"
                 self.console.print(text, style="yellow")
                 return
         if self._waits_for_reboot and not database.has_database(environment, template.name):
             # The stacks after the database's would use connections that it does not have yet.
             self._check_budget()
-        request = self._request(template, outputs)
+        name = environment.stack_name(template.name)
+        stack = find_stack(cloudformation, name)
+        is_new = stack is None or stack["StackStatus"] == REVIEW
+        values = self._resolved(template, outputs)
+        # What is protected from its creation on cannot be removed when that fails: the stack would
+        # end in ROLLBACK_FAILED. So it is protected after the first success.
+        protects = is_new and template.value_of(PROTECTION, values) == "true"
+        first = values | {PROTECTION: "false"} if protects else values
+        done = self._change(template, stack, first, protected_later=protects)
+        if done == "executed" and protects:
+            self.console.print(f"{name}: created; turning {PROTECTION} on", style="bold")
+            protected = values | {PROTECTION: "true"}
+            self._change(template, find_stack(cloudformation, name), protected, agreed=True)
+        if done != "declined" and not self.options.plan_only:
+            self._finish(name)
+
+    def _change(
+        self,
+        template: Template,
+        stack: dict[str, Any] | None,
+        values: dict[str, str],
+        *,
+        protected_later: bool = False,
+        agreed: bool = False,
+    ) -> Literal["executed", "unchanged", "declined"]:
+        """Plan a stack with these parameters, ask and execute; return what was done.
+
+        Args:
+            template: of the stack.
+            stack: as it is now, None if there is none.
+            values: of the parameters.
+            protected_later: the plan says that protection follows.
+            agreed: the plan needs no agreement, because it completes one that was agreed to.
+        """
+        cloudformation = self.aws.cloudformation
+        request = self._request(template, stack, values)
         change_set = prepare(cloudformation, request)
+        self._print_parameters(template, stack, values, protected_later=protected_later)
         reboots = self._reboots(template, request, change_set)
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
-        elif self._agreed(template, change_set, reboots):
-            database.remember_running(self.aws, reboots)
-            self._waits_for_reboot = bool(reboots.waiting) and self.options.budget
-            watch_change(
-                self.console,
-                cloudformation,
-                lambda: execute(cloudformation, change_set),
-                stack=change_set.stack,
-                stack_id=change_set.stack_id,
-                wanted=DONE,
-                environment=environment.name,
-                total=len(change_set.changes),
-                undo=change_set.undo,
-            )
-        else:
+            return "unchanged"
+        if not (agreed or self._agreed(template, change_set, reboots)):
             self.console.print(f"{request.name}: not changed")
-            return
-        if not self.options.plan_only:
-            self._finish(request.name)
+            return "declined"
+        database.remember_running(self.aws, reboots)
+        self._waits_for_reboot = bool(reboots.waiting) and self.options.budget
+        watch_change(
+            self.console,
+            cloudformation,
+            lambda: execute(cloudformation, change_set),
+            stack=change_set.stack,
+            stack_id=change_set.stack_id,
+            wanted=DONE,
+            target=change_set.target,
+            total=len(change_set.changes),
+            undo=change_set.undo,
+        )
+        return "executed"
 
-    def _request(self, template: Template, outputs: dict[str, dict[str, str]]) -> StackRequest:
+    def _resolved(self, template: Template, outputs: dict[str, dict[str, str]]) -> dict[str, str]:
+        """Return the parameters as they are deployed: outputs, images and code put in."""
         environment, s3 = self.environment, self.aws.client("s3")
-        values = environment.resolved(template.name, outputs) | self._overrides[template.name]
+        values = environment.resolved(template.name, outputs) | self._chosen[template.name].values
+        for parameter in images.image_parameters(template):
+            given = template.value_of(parameter, values)
+            if not given or is_masked(given):
+                continue
+            resolved = images.resolve(
+                self.aws,
+                given,
+                template=template.name,
+                architecture=images.architecture_of(template, parameter, values),
+            )
+            values[parameter] = resolved.uri
+            if resolved.warning:
+                self._print([Checked(f"image: {resolved.warning}", is_shown=False)])
+            else:
+                self._print([Checked(f"image: {resolved.uri}")])
         if self._takes_code(template):
             bucket = values.get("CodeBucket") or self._code_bucket(template)
             package = self._package(template)
@@ -224,17 +319,69 @@ class Deployment:
             verb = "uploaded to" if is_new else "already at"
             self.console.print(f"{package.name}: {verb} s3://{bucket}/{key}")
             values |= {"CodeBucket": bucket, "CodeKey": key}
-        tags = {"poolkit:template": template.name}
-        if template.name != BOOTSTRAP:  # which is of no environment alone
-            tags["poolkit:environment"] = environment.name
+        return values
+
+    def _request(
+        self, template: Template, stack: dict[str, Any] | None, values: dict[str, str]
+    ) -> StackRequest:
+        environment, name = self.environment, template.name
+        record = self._chosen[name].record.with_images(
+            {each: values[each] for each in images.image_parameters(template) if each in values}
+        )
+        text = record.put_into(template.text, template.file)
         bucket = self._code_bucket(template)
+        tags = environment.tags | {"poolkit:template": name}
+        if name != BOOTSTRAP:  # which is of no environment alone
+            tags["poolkit:environment"] = environment.name
         return StackRequest(
-            name=environment.stack_name(template.name),
-            target=f"{template.name} --environment {environment.name}",
-            template=template_argument(s3, bucket, template.file, template.text),
+            name=environment.stack_name(name),
+            target=f"{name} --environment {environment.name}",
+            template=template_argument(self.aws.client("s3"), bucket, template.file, text),
             parameters=values,
             tags=tags,
+            role=environment.cloudformation_role,
+            topics=environment.notification_arns,
         )
+
+    def _print_parameters(
+        self,
+        template: Template,
+        stack: dict[str, Any] | None,
+        values: dict[str, str],
+        *,
+        protected_later: bool,
+    ) -> None:
+        """Print the parameters that change, and those that are kept from the command line."""
+        chosen, name = self._chosen[template.name], template.name
+        stack_name = self.environment.stack_name(name)
+        before = chosen.record.values if stack is not None else {}
+        secret = {
+            each for each, found in template.parameters.items() if (found or {}).get("NoEcho")
+        }
+        changes = [
+            f"  {each}: {before[each] or '(empty)'} -> {values[each] or '(empty)'}"
+            for each in sorted(values)
+            if each in before and before[each] != values[each] and each not in secret
+        ]
+        if changes:
+            self.console.print(f"\n{stack_name}: parameters that change", style="bold")
+            for line in changes:
+                self.console.print(line, markup=False)
+        if chosen.kept:
+            self.console.print(
+                f"\n{stack_name}: parameters kept from an earlier command line; to take the "
+                "file's: --reset-parameter NAME",
+                style="bold",
+            )
+            for each, value in sorted(chosen.kept.items()):
+                in_file = self.environment.tables[name].get(each, "not given")
+                shown, in_file = ("****", "not shown") if each in secret else (value, in_file)
+                self.console.print(f"  {each} = {shown}  (the file: {in_file})", markup=False)
+        if protected_later:
+            self.console.print(
+                f"\n{stack_name}: {PROTECTION} is turned on after the stack is created",
+                style="bold",
+            )
 
     def _code_bucket(self, template: Template) -> str:
         """Return the name of the bucket; empty for what is deployed before there is one."""
@@ -277,7 +424,8 @@ class Deployment:
         """Return what --yes or the terminal answers to the plan.
 
         Raises:
-            DeployError: data would be lost, which needs --allow-data-loss as well.
+            DeployError: data or a public name would be lost, which needs --allow-data-loss or
+                --allow-new-name as well.
         """
         lost = change_set.losses
         if self.options.plan_only:
@@ -286,6 +434,12 @@ class Deployment:
             raise DeployError(
                 f"{change_set.stack}: {lost[0].logical_id} would lose its data "
                 f"({lost[0].kind}); if that is meant, pass --allow-data-loss"
+            )
+        renamed = change_set.new_names
+        if renamed and not self.options.allow_new_name:
+            raise DeployError(
+                f"{change_set.stack}: {renamed[0].logical_id} would get another public name or "
+                f"address ({renamed[0].kind}); if that is meant, pass --allow-new-name"
             )
         return self.options.yes or click.confirm("Deploy this?", default=False)
 
@@ -304,72 +458,3 @@ class Deployment:
             if descriptions[key]:
                 self.console.print(f"# {descriptions[key]}", style="dim")
             self.console.print(f"{key} = {value}")
-
-
-def _read_parameters(texts: tuple[str, ...], templates: list[str]) -> dict[str, dict[str, str]]:
-    """Return `Name=Value`, or `template.Name=Value`, by template."""
-    found: dict[str, dict[str, str]] = {name: {} for name in templates}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        template, dot, parameter = name.rpartition(".")
-        if not (parameter and separator):
-            raise DeployError(f"--parameter must be Name=Value, not {text!r}")
-        if not dot and len(templates) > 1:
-            raise DeployError(f"--parameter {text}: name its template: TEMPLATE.{text}")
-        if dot and template not in found:
-            raise DeployError(f"--parameter {text}: {template} is not deployed here")
-        found[template or templates[0]][parameter] = value
-    return found
-
-
-# -- back to where a stack was before its last change ---------------------------------------
-
-_ROLL_BACK: Final[dict[str, Callable[[Any, str], Any]]] = {
-    "UPDATE_IN_PROGRESS": lambda client, name: client.cancel_update_stack(StackName=name),
-    "CREATE_FAILED": lambda client, name: client.rollback_stack(StackName=name),
-    "UPDATE_FAILED": lambda client, name: client.rollback_stack(StackName=name),
-    "UPDATE_ROLLBACK_FAILED": lambda client, name: client.continue_update_rollback(StackName=name),
-}
-
-
-def roll_back(target: str, environment_name: str) -> None:
-    """Roll a target's stack back, and follow that to its end.
-
-    Raises:
-        DeployError: there is no stack, or nothing to undo.
-        DeploymentFailed: rolling back failed; the message has the first cause.
-    """
-    environment = StackEnvironment.read(Project.find().root, environment_name)
-    (template, *more) = environment.chosen(target)
-    if more:
-        raise DeployError("--rollback is for one stack; name its target")
-    console = make_console()
-    cloudformation = Aws(environment.region).cloudformation
-    name = environment.stack_name(template)
-    stack = find_stack(cloudformation, name)
-    if stack is None:
-        raise DeployError(f"there is no stack {name} to roll back")
-    status = stack["StackStatus"]
-    if status == "CREATE_IN_PROGRESS":
-        raise DeployError(
-            f"{name} is in CREATE_IN_PROGRESS: it has no earlier state to return to; "
-            f"remove it with: poolkit destroy {template} --environment {environment.name}"
-        )
-    if status not in _ROLL_BACK and "ROLLBACK_IN_PROGRESS" not in status:
-        raise DeployError(f"{name} is in {status}: there is no unfinished change to undo")
-
-    def begin() -> None:
-        if status in _ROLL_BACK:  # else it is under way
-            with in_plain_words(f"rolling {name} back"):
-                _ROLL_BACK[status](cloudformation, name)
-
-    ended = watch_change(
-        console,
-        cloudformation,
-        begin,
-        stack=name,
-        stack_id=stack["StackId"],
-        wanted=frozenset({"UPDATE_ROLLBACK_COMPLETE", "ROLLBACK_COMPLETE"}),
-        environment=environment.name,
-    )
-    console.print(f"{name}: {ended}", style="bold green")

@@ -9,6 +9,9 @@
     termination_protection = true   # a stack must be unprotected before it is deleted
     production = true               # refused without a topic for its alarms
     by_name_only = ["loadtest"]     # deployed when it is named, not with "all"
+    tags = {team = "shop"}          # of every stack, from which AWS copies them to the resources
+    cloudformation_role = "arn:…"   # CloudFormation works with this role's rights, not the caller's
+    notification_arns = ["arn:…"]   # SNS topics that get the events of every stack
 
 A value `{network.VpcId}` is the output VpcId of the stack of template network.
 
@@ -30,6 +33,8 @@ from poolkit.budget.read.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from poolkit.budget.read.documents import Document
 
 ALL: Final = "all"
@@ -57,6 +62,9 @@ class StackEnvironment:
     """Whether its alarms must have a topic."""
     by_name_only: tuple[str, ...] = ()
     """Templates that `all` does not deploy, but removes, except those in `PREPARED`."""
+    tags: dict[str, str] = field(default_factory=dict)
+    cloudformation_role: str = ""
+    notification_arns: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, root: Path, name: str) -> StackEnvironment:
@@ -87,6 +95,9 @@ class StackEnvironment:
             termination_protection=stack.get("termination_protection") is True,
             production=stack.get("production") is True,
             by_name_only=tuple(by_name),
+            tags=_read_tags(found.file, stack),
+            cloudformation_role=_read_arn(found.file, stack, "cloudformation_role", ":iam:"),
+            notification_arns=_read_topics(found.file, stack),
         )
         environment.every()
         for stack_name in map(environment.stack_name, environment.tables):
@@ -267,12 +278,15 @@ class Template:
         """Return a parameter's value, or its default, or the empty text."""
         return str(values.get(name) or (self.parameters.get(name) or {}).get("Default") or "")
 
-    def require_parameters(self, values: dict[str, str], origin: Path) -> None:
+    def require_parameters(
+        self, values: dict[str, str], origin: Path, *, hidden: Collection[str] = ()
+    ) -> None:
         """Check that every value is allowed, and that no parameter lacks one.
 
         Args:
             values: of the parameters, by name.
             origin: the file that the values come from.
+            hidden: parameters that have a value which AWS does not show.
 
         Raises:
             DeployError: names the parameter, its line and where to give it.
@@ -295,12 +309,50 @@ class Template:
                     f"{pattern or ', '.join(allowed)}"
                 )
         for name, declared in self.parameters.items():
-            if name not in values and "Default" not in (declared or {}):
+            lacks = name not in values and name not in hidden
+            if lacks and "Default" not in (declared or {}):
                 location = self.document.where("Parameters", name)
                 raise DeployError(
                     f"{location}: parameter {name} has no default and no value; give it in "
                     f"[{self.name}] of {origin}, or with --parameter {name}=…"
                 )
+
+
+# AWS CloudFormation API Reference, Tag: at most 50 for a stack, two of which are poolkit's.
+_MOST_TAGS: Final = 48
+_TAG_LETTERS: Final = re.compile(r"[\w\s.:/=+@-]*")
+
+
+def _read_tags(file: str, stack: dict[str, Any]) -> dict[str, str]:
+    tags = stack.get("tags", {})
+    if not isinstance(tags, dict) or len(tags) > _MOST_TAGS:
+        raise DeployError(f"{file}: tags in [stack] must be a table of at most {_MOST_TAGS} tags")
+    found = {name: _as_text(value) for name, value in tags.items()}
+    for name, value in found.items():
+        is_reserved = name.lower().startswith(("aws:", "poolkit:"))
+        if is_reserved or not (_TAG_LETTERS.fullmatch(name) and _TAG_LETTERS.fullmatch(value)):
+            raise DeployError(
+                f"{file}: the tag {name} = {value!r} in [stack] is refused: letters, digits, "
+                "spaces and . : / = + - @ _ are allowed, and no name that begins with aws: or "
+                "poolkit:"
+            )
+    return found
+
+
+def _read_arn(file: str, stack: dict[str, Any], key: str, service: str) -> str:
+    value = stack.get(key, "")
+    if value and not (isinstance(value, str) and value.startswith("arn:") and service in value):
+        raise DeployError(f"{file}: {key} in [stack] must be an ARN with {service}, not {value!r}")
+    return str(value)
+
+
+def _read_topics(file: str, stack: dict[str, Any]) -> tuple[str, ...]:
+    topics = stack.get("notification_arns", [])
+    # AWS CloudFormation API Reference, CreateChangeSet, NotificationARNs.
+    if not isinstance(topics, list) or len(topics) > 5:
+        raise DeployError(f"{file}: notification_arns in [stack] must be a list of at most 5 ARNs")
+    key = "notification_arns"
+    return tuple(_read_arn(file, {key: topic}, key, ":sns:") for topic in topics)
 
 
 def _as_text(value: object) -> str:

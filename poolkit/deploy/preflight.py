@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def check_placeholders(template: Template, values: dict[str, str], origin: Path)
         DeployError: a value still names the account of twelve zeros.
     """
     for name, value in values.items():
-        if PLACEHOLDER in value:
+        # A digest may have as many zeros.
+        if re.search(rf"(?<![0-9a-f]){PLACEHOLDER}(?![0-9a-f])", value):
             raise DeployError(
                 f"{origin}: [{template.name}] {name} is still the placeholder {value}; replace "
                 f"it there, or pass --parameter {template.name}.{name}=…"
@@ -128,6 +130,61 @@ def check_certificates(
                 f"{template.name} would serve without TLS: give the certificate's ARN as {name} in "
                 f"[{template.name}] of {environment.file}, or with --parameter {name}=arn:…"
             )
+
+
+# AWS CloudFormation User Guide and ECS Developer Guide, "Fargate task CPU and memory": MiB by CPU
+# units. RegisterTaskDefinition refuses any other pair.
+FARGATE_MEMORY: Final = {
+    256: (512, 1024, 2048),
+    512: range(1024, 4096 + 1, 1024),
+    1024: range(2048, 8192 + 1, 1024),
+    2048: range(4096, 16384 + 1, 1024),
+    4096: range(8192, 30720 + 1, 1024),
+    8192: range(16384, 61440 + 1, 4096),
+    16384: range(32768, 122880 + 1, 8192),
+}
+
+
+def check_task_sizes(template: Template, values: dict[str, str], origin: Path) -> None:
+    """Check that Fargate has a task with the CPU and memory of every task definition.
+
+    Raises:
+        DeployError: it has none; the message names the memory that it has for this CPU.
+    """
+    for name, resource in template.section("Resources").items():
+        properties = resource.get("Properties") or {}
+        is_fargate = "FARGATE" in (properties.get("RequiresCompatibilities") or ())
+        if resource.get("Type") != "AWS::ECS::TaskDefinition" or not is_fargate:
+            continue
+        cpu = _number(template, properties.get("Cpu"), values, {"vcpu": 1024})
+        memory = _number(template, properties.get("Memory"), values, {"gb": 1024})
+        if cpu is None or memory is None or memory in FARGATE_MEMORY.get(cpu, ()):
+            continue
+        if cpu not in FARGATE_MEMORY:
+            allowed = f"Cpu can be {', '.join(map(str, FARGATE_MEMORY))}"
+        else:
+            fitting = ", ".join(map(str, FARGATE_MEMORY[cpu]))
+            allowed = f"for this Cpu, Memory can be {fitting}"
+        raise DeployError(
+            f"{origin}: {name} of [{template.name}] would have Cpu {cpu} and Memory {memory}, "
+            f"which Fargate does not have; {allowed}"
+        )
+
+
+def _number(
+    template: Template, value: object, values: dict[str, str], units: dict[str, int]
+) -> int | None:
+    """Return CPU units or MiB, None if the template computes them."""
+    if isinstance(value, dict):
+        if list(value) != ["Ref"]:
+            return None
+        value = template.value_of(value["Ref"], values)
+    text = str(value).strip().lower()
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            number = text.removesuffix(unit).strip()
+            return int(float(number) * factor) if number.replace(".", "", 1).isdigit() else None
+    return int(text) if text.isdigit() else None
 
 
 def check_package(file: Path, template: Template, values: dict[str, str]) -> Checked:

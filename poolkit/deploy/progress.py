@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.statuses import next_step
 from poolkit.errors import DeployError, DeploymentFailed
 from poolkit.terminal import new_console
 
@@ -91,7 +92,7 @@ def watch_change(
     stack: str,
     stack_id: str,
     wanted: frozenset[str],
-    environment: str,
+    target: str,
     total: int = 0,
     undo: str = "",
 ) -> str:
@@ -104,7 +105,8 @@ def watch_change(
         stack: its name.
         stack_id: its id, under which also a deleted stack is found.
         wanted: the statuses that are a success.
-        environment: for the commands that are printed after Ctrl-C.
+        target: the arguments of `poolkit deploy` that name the stack, for the commands that are
+            printed after a failure or Ctrl-C.
         total: the number of resources that are to change.
         undo: the command that undoes the change; empty if no command does.
 
@@ -137,7 +139,7 @@ def watch_change(
         except (KeyboardInterrupt, DeployError) as error:
             goes_on = (
                 f"AWS continues with {stack}.\n"
-                f"  follow it: poolkit status --environment {environment}\n"
+                f"  follow it: poolkit status {target} --wait\n"
                 f"  its events: aws cloudformation describe-stack-events --stack-name {stack}"
             ) + (f"\n  undo it: {undo}" if undo else "")
             if isinstance(error, DeployError):
@@ -145,7 +147,7 @@ def watch_change(
             console.print(f"\nstopped watching. {goes_on}", style="yellow")
             raise
     if status not in wanted:
-        raise _failure(cloudformation, stack, status, events.all)
+        raise _failure(cloudformation, stack, status, events.all, target)
     return status
 
 
@@ -174,11 +176,13 @@ def _print_event(console: Console, event: Event) -> None:
 # -- a failure ------------------------------------------------------------------------------
 
 
-def _failure(cloudformation: Any, stack: str, status: str, events: list[Event]) -> DeploymentFailed:
+def _failure(
+    cloudformation: Any, stack: str, status: str, events: list[Event], target: str
+) -> DeploymentFailed:
     if status.endswith("_IN_PROGRESS"):
         return DeploymentFailed(
             f"{stack} is still {status} after {TIME_LIMIT / 3600:g} hours; AWS continues, "
-            "watching does not"
+            f"watching does not. Next: poolkit status {target} --wait"
         )
     cause = first_cause(cloudformation, events)
     if cause is not None:
@@ -187,7 +191,16 @@ def _failure(cloudformation: Any, stack: str, status: str, events: list[Event]) 
         failed = (event for event in events if "FAIL" in event["ResourceStatus"])
         reasons = (event.get("ResourceStatusReason") for event in failed)
         message = next(filter(None, reasons), "AWS names no resource that failed")
-    return DeploymentFailed(f"{stack} ended in {status}. First cause: {message}")
+    step = next_step(status, target)
+    option = {"DELETE_FAILED": "--retain", "UPDATE_ROLLBACK_FAILED": "--skip"}.get(status)
+    if option and cause is not None:
+        step = (
+            f"remove the cause, then {step}; or give it up with {option} "
+            + (cause["LogicalResourceId"])
+        )
+    return DeploymentFailed(
+        f"{stack} ended in {status}. First cause: {message}" + (f". Next: {step}" if step else "")
+    )
 
 
 def first_cause(cloudformation: Any, events: list[Event], depth: int = 3) -> Event | None:

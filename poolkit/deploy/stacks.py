@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.text import Text
 
 from poolkit.deploy.aws import Aws, in_plain_words
-from poolkit.deploy.environment import StackEnvironment
-from poolkit.deploy.progress import make_console, make_table, print_table
+from poolkit.deploy.environment import ALL, StackEnvironment
+from poolkit.deploy.parameters import Record
+from poolkit.deploy.progress import make_console, make_table, pauses, print_table
+from poolkit.deploy.statuses import REVIEW, next_step, status_of
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-DONE: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"})
-"""Statuses of a stack whose last change succeeded."""
-
-REVIEW: Final = "REVIEW_IN_PROGRESS"
-"""The status of a stack that exists in a change set only."""
-
-_STUCK: Final = {
-    "ROLLBACK_COMPLETE": "its creation failed, so there is nothing to update; remove it with: "
-    "poolkit destroy {target}, then deploy it again",
-    "ROLLBACK_FAILED": "its creation failed, and so did the cleanup; remove it with: "
-    "poolkit destroy {target}",
-    "CREATE_FAILED": "its creation failed; clean it up with: poolkit deploy {target} --rollback",
-    "DELETE_FAILED": "its deletion failed; finish it with: poolkit destroy {target}",
-    "UPDATE_FAILED": "its update failed; undo it with: poolkit deploy {target} --rollback",
-    "UPDATE_ROLLBACK_FAILED": "an update failed, and so did undoing it; repair what its events "
-    "name, then: poolkit deploy {target} --rollback",
-}
+    from pathlib import Path
 
 
 def find_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
@@ -50,7 +36,8 @@ def find_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
             if "does not exist" in str(error):
                 return None
             raise
-    return found[0] if found else None
+    # A deleted stack is found under its id only, as long as AWS remembers it.
+    return next((each for each in found if each["StackStatus"] != "DELETE_COMPLETE"), None)
 
 
 def stack_outputs(stack: dict[str, Any]) -> dict[str, str]:
@@ -74,64 +61,124 @@ def deployed_outputs(
     return found
 
 
-def require_changeable(stack: dict[str, Any], target: str) -> None:
-    """Check that a stack can be updated.
+# -- poolkit status -------------------------------------------------------------------------
 
-    Args:
-        stack: as `find_stack` returns it.
-        target: the arguments of `poolkit deploy` that name it.
+WAIT_LIMIT: Final = 3 * 3600.0
+"""Seconds after which `--wait` ends although AWS goes on."""
 
-    Raises:
-        DeployError: it is being changed, or a failure must be repaired first.
-    """
-    name, status = stack["StackName"], stack["StackStatus"]
-    if status in _STUCK:
-        raise DeployError(f"{name} is in {status}: {_STUCK[status].format(target=target)}")
-    if status.endswith("_IN_PROGRESS") and status != REVIEW:
-        raise DeployError(
-            f"{name} is already being changed ({status}); wait until `poolkit status` shows the end"
+
+class StackLine(NamedTuple):
+    """One stack of an environment, as `poolkit status` shows it."""
+
+    environment: str
+    template: str
+    stack: str
+    status: str
+    """Empty: it is not deployed."""
+    condition: str
+    means: str
+    next: str
+    """The command that leads on; empty: there is nothing to do."""
+    reason: str = ""
+    changed: str = ""
+    protected: bool = False
+    kept_parameters: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, cloudformation: Any, environment: StackEnvironment, template: str) -> StackLine:
+        """Return the line of a template's stack. Raises `DeployError`."""
+        name = environment.stack_name(template)
+        target = f"{template} --environment {environment.name}"
+        stack = find_stack(cloudformation, name)
+        if stack is None:
+            deploy = f"poolkit deploy {target}"
+            return cls(environment.name, template, name, "", "absent", "it is not deployed", deploy)
+        status = stack["StackStatus"]
+        changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
+        return cls(
+            environment=environment.name,
+            template=template,
+            stack=name,
+            status=status,
+            condition=status_of(status).condition,
+            means=status_of(status).means,
+            next=next_step(status, target),
+            reason=stack.get("StackStatusReason", ""),
+            changed=f"{changed:%Y-%m-%d %H:%M} UTC",
+            protected=bool(stack.get("EnableTerminationProtection")),
+            kept_parameters=tuple(sorted(Record.read(cloudformation, stack).kept)),
         )
 
 
 def print_status(
-    environment_name: str | None, notes: Callable[[Aws, StackEnvironment], Iterable[str]]
-) -> None:
-    """Print a table of every stack of one environment, or of all, and the notes about each.
+    environment_name: str | None,
+    target: str | None = None,
+    *,
+    notes: Callable[[Aws, StackEnvironment], Iterable[str]],
+    as_json: bool = False,
+    wait: bool = False,
+) -> int:
+    """Print the stacks of one environment, or of all, and return the exit status.
+
+    Args:
+        environment_name: None for every environment of the project.
+        target: a template's name; None or "all" for every stack.
+        notes: returns lines about an environment, such as a database that waits for a reboot.
+        as_json: print one JSON document.
+        wait: wait first until AWS changes none of the stacks.
+
+    Returns:
+        1 if a stack failed, so that the next deployment needs a command of the user first, else 0.
 
     Raises:
         DeployError: there is no environment, or AWS cannot be asked.
     """
-    root = Project.find().root
-    names = [environment_name] if environment_name else []
+    root, console = Project.find().root, make_console()
+    names = [environment_name] if environment_name else _environments(root)
+    environments = [StackEnvironment.read(root, name) for name in names]
+    lines: list[StackLine] = []
+    for _ in pauses(WAIT_LIMIT):
+        lines = [line for each in environments for line in _lines(each, target)]
+        if not wait or all(line.condition != "changes" for line in lines):
+            break
+    remarks = {each.name: list(notes(Aws(each.region), each)) for each in environments}
+    if as_json:
+        found = {"stacks": [line._asdict() for line in lines], "notes": remarks}
+        console.print(json.dumps(found, indent=2), markup=False, highlight=False)
+    else:
+        table = make_table("stack", "status", "changed", "protected")
+        for line in lines:
+            table.add_row(line.stack, *status_cells(line), style="" if line.status else "dim")
+        print_table(console, table)
+        for line in lines:
+            if line.status and line.next:
+                console.print(f"{line.stack}: {line.means}. Next: {line.next}")
+        for text in (text for texts in remarks.values() for text in texts):
+            console.print(text, style="yellow")
+    return int(any(line.condition == "failed" for line in lines))
+
+
+def _environments(root: Path) -> list[str]:
+    folder = root / "infra" / "environments"
+    names = sorted(file.stem for file in folder.glob("*.toml"))
     if not names:
-        folder = root / "infra" / "environments"
-        names = sorted(file.stem for file in folder.glob("*.toml"))
-        if not names:
-            raise DeployError(f"{folder} must hold one TOML file for each environment; it has none")
-    table = make_table("stack", "status", "changed", "protected")
-    waiting: list[str] = []
-    for name in names:
-        environment = StackEnvironment.read(root, name)
-        cloudformation = Aws(environment.region).cloudformation
-        for template in environment.every():
-            stack_name = environment.stack_name(template)
-            stack = find_stack(cloudformation, stack_name)
-            if stack is None:
-                table.add_row(stack_name, "not deployed", "", "", style="dim")
-            else:
-                table.add_row(stack_name, *status_cells(stack))
-        waiting += notes(Aws(environment.region), environment)
-    console = make_console()
-    print_table(console, table)
-    for text in waiting:
-        console.print(text, style="yellow")
+        raise DeployError(f"{folder} must hold one TOML file for each environment; it has none")
+    return names
 
 
-def status_cells(stack: dict[str, Any]) -> tuple[Text, str, str]:
+def _lines(environment: StackEnvironment, target: str | None) -> list[StackLine]:
+    cloudformation = Aws(environment.region).cloudformation
+    templates = environment.every() if target in {None, ALL} else environment.chosen(str(target))
+    return [StackLine.read(cloudformation, environment, template) for template in templates]
+
+
+_STYLES: Final = {"works": "green", "changes": "yellow", "undone": "yellow", "failed": "red"}
+
+
+def status_cells(line: StackLine) -> tuple[Text, str, str]:
     """Return the status, the time of the last change and the protection of a stack."""
-    status = stack["StackStatus"]
-    style = "green" if status in DONE else "yellow" if status.endswith("_IN_PROGRESS") else "red"
-    changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
-    reason = f" {stack['StackStatusReason']}" if stack.get("StackStatusReason") else ""
-    protected = "yes" if stack.get("EnableTerminationProtection") else "no"
-    return Text.assemble((status, style), reason), f"{changed:%Y-%m-%d %H:%M} UTC", protected
+    if not line.status:
+        return Text("not deployed"), "", ""
+    reason = f" {line.reason}" if line.reason else ""
+    status = Text.assemble((line.status, _STYLES[line.condition]), reason)
+    return status, line.changed, "yes" if line.protected else "no"

@@ -6,17 +6,17 @@ import pty
 import re
 import select
 import signal
-from datetime import UTC, datetime
 
 import boto3
 import pytest
 from deploy.conftest import write_package
 from deploy.stacks_project import ORDER
+from moto.cloudformation.models import cloudformation_backends
 from poolkit_command import POOLKIT, refused, succeeded
 from processes import started
 
 from poolkit.deploy.progress import make_console, make_table, print_table
-from poolkit.deploy.stacks import status_cells
+from poolkit.deploy.stacks import StackLine, status_cells
 
 STACKS = [f"shop-dev-{template}" for template in ORDER]
 
@@ -118,13 +118,18 @@ def test_outputs_are_printed_whole_and_as_aws_returns_them(poolkit, shop):
 def test_status_prints_aws_reason_as_it_is(capsys, monkeypatch):
     """What looks like a closing tag is a log group's name in brackets."""
     monkeypatch.setenv("COLUMNS", "120")
-    stack = {
-        "StackStatus": "ROLLBACK_COMPLETE",
-        "StackStatusReason": "failed to create [/aws/lambda/x]",
-        "CreationTime": datetime(2026, 1, 1, tzinfo=UTC),
-    }
+    line = StackLine(
+        environment="dev",
+        template="lambda",
+        stack="shop-dev-lambda",
+        status="ROLLBACK_COMPLETE",
+        condition="failed",
+        means="",
+        next="",
+        reason="failed to create [/aws/lambda/x]",
+    )
     table = make_table("status", "changed", "protected")
-    table.add_row(*status_cells(stack))
+    table.add_row(*status_cells(line))
     print_table(make_console(), table)
     assert "ROLLBACK_COMPLETE failed to create [/aws/lambda/x]" in capsys.readouterr().out
 
@@ -189,7 +194,7 @@ def test_a_plan_alone_leaves_nothing(poolkit):
     answer = poolkit("deploy", "network", "-e", "dev", "--no-lint", "--plan-only")
     succeeded(answer, "Plan: create shop-dev-network", "1 to add")
     assert statuses() == {}
-    assert boto3.client("cloudformation").list_change_sets(StackName="x")["Summaries"] == []
+    assert cloudformation_backends["123456789012"]["eu-central-1"].change_sets == {}
 
 
 def test_a_plan_of_all_says_what_has_to_be_deployed_first(poolkit, shop):
@@ -242,14 +247,14 @@ def test_ctrl_c_says_what_goes_on_and_how_to_undo_it(poolkit, shop, aws, gate):
         assert process.terminate(signal.SIGINT) == 130, process.text
     out = process.stdout
     assert "stopped watching. AWS continues with shop-dev-network." in out
-    assert "poolkit status --environment dev" in out
+    assert "poolkit status network --environment dev --wait" in out
     assert "Traceback" not in process.stderr
     assert statuses() == {"shop-dev-network": "CREATE_IN_PROGRESS"}
 
     answer = poolkit("deploy", "network", "-e", "dev", "--rollback")
     assert answer.returncode == 2
     (undo,) = UNDO.findall(out)
-    assert f"remove it with: poolkit {undo}\n" in answer.stderr
+    assert f"it is being created. Next: poolkit {undo}\n" in answer.stderr
     undone = poolkit(*undo.split(), "--yes-delete", "shop-dev-network")
     assert undone.returncode == 0, undone.stdout + undone.stderr
     assert statuses() == {}
@@ -265,7 +270,7 @@ def test_a_stack_at_work_is_left_alone(poolkit, shop, gate):
     )
     gate.close()
     cloudformation.execute_change_set(ChangeSetName="mine", **at_work)
-    refused(deploy(poolkit, "network"), "is already being changed (UPDATE_IN_PROGRESS)")
+    refused(deploy(poolkit, "network"), "is in UPDATE_IN_PROGRESS: it is being updated")
     rolled_back = poolkit("deploy", "network", "-e", "dev", "--rollback")
     succeeded(rolled_back, "shop-dev-network: UPDATE_ROLLBACK_COMPLETE")
 

@@ -5,7 +5,7 @@ import re
 import boto3
 import pytest
 from deploy.test_deploy import bucket, deploy, on_terminal, statuses
-from poolkit_command import refused
+from poolkit_command import refused, succeeded
 
 from poolkit.deploy.aws import Aws
 from poolkit.deploy.removal import protected_resources
@@ -49,16 +49,18 @@ def test_what_others_use_is_not_removed(poolkit):
     assert len(statuses()) == 2
 
 
-def test_a_protected_stack_stays_and_the_way_out_is_shown(poolkit):
-    """Termination protection is set by the environment, and lifted by hand alone."""
+def test_a_protected_stack_stays_until_that_is_lifted(poolkit):
+    """Termination protection is set by the environment; one more option removes both."""
     assert deploy(poolkit, "network", environment="prod").returncode == 0
     assert "yes" in poolkit("status", "-e", "prod").stdout
-    answer = destroy(poolkit, "network", "shop-prod-network", environment="prod")
-    refused(answer, "--no-enable-termination-protection --stack-name shop-prod-network")
-    boto3.client("cloudformation").update_termination_protection(
-        StackName="shop-prod-network", EnableTerminationProtection=False
-    )
-    assert destroy(poolkit, "network", "shop-prod-network", environment="prod").returncode == 0
+    words = ("destroy", "network", "-e", "prod", "--yes-delete")
+    message = "termination protection of the stack. Next: poolkit destroy network --environment pr"
+    refused(poolkit(*words, "shop-prod-network"), message, "--lift-protection")
+    # Nothing is lifted before the name is typed.
+    refused(poolkit(*words, "shop", "--lift-protection"), "wanted the name shop-prod-network")
+    assert "yes" in poolkit("status", "-e", "prod").stdout
+    succeeded(poolkit(*words, "shop-prod-network", "--lift-protection"), "lifted: termination")
+    assert statuses() == {}
 
 
 DATABASE = """\
@@ -98,8 +100,8 @@ def with_resource(shop, resource):
 @pytest.mark.parametrize(
     ("resource", "named", "lifted"),
     [
-        (DATABASE, r"the database shop has deletion", ("tion: true", "tion: false")),
-        (LOAD_BALANCER, r"the load balancer arn:\S+ has deletion", ('"true"', '"false"')),
+        (DATABASE, r"deletion protection of the database shop", ("tion: true", "tion: false")),
+        (LOAD_BALANCER, r"deletion protection of the load balancer arn:", ('"true"', '"false"')),
     ],
     ids=["database", "load balancer"],
 )
@@ -146,7 +148,8 @@ class Listing:
 
 
 @pytest.mark.parametrize(
-    ("status", "named"), [("CREATE_COMPLETE", ["the database shop"]), ("DELETE_COMPLETE", [])]
+    ("status", "named"),
+    [("CREATE_COMPLETE", ["deletion protection of the database shop"]), ("DELETE_COMPLETE", [])],
 )
 def test_what_a_stack_has_removed_is_not_its_own_any_more(poolkit, shop, status, named):
     """After a failed creation its database is still listed; a new one may have the name since."""
@@ -154,7 +157,8 @@ def test_what_a_stack_has_removed_is_not_its_own_any_more(poolkit, shop, status,
     assert deploy(poolkit, "network").returncode == 0
     aws = Aws("eu-central-1")
     aws.cloudformation = Listing(shop=status)
-    assert list(protected_resources(aws, "shop-dev-network")) == named
+    found = protected_resources(aws, "shop-dev-network")
+    assert [each.label for each in found] == named
 
 
 def test_removing_nothing_is_a_success(poolkit):

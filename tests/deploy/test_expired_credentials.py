@@ -122,7 +122,7 @@ def test_credentials_that_expire_while_aws_works(poolkit, expiring, gate):
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert RENEW in answer.stderr
     assert "AWS continues with shop-dev-network" in answer.stderr
-    assert "poolkit status --environment dev" in answer.stderr
+    assert "poolkit status network --environment dev --wait" in answer.stderr
     gate.end()
     again = deploy(poolkit, "network")
     assert "nothing to change" in again.stdout, again.stdout + again.stderr

@@ -7,10 +7,11 @@ import boto3
 import pytest
 import yaml
 from deploy.conftest import write_package
+from deploy.registry import push_every_image
 from deploy.stacks_project import STACK_NAME
 from deploy.test_deploy import break_template, deploy
 from deploy.test_deploy import statuses as every_status
-from poolkit_command import ROOT
+from poolkit_command import ROOT, refused
 
 from poolkit.deploy.environment import ALL, StackEnvironment
 
@@ -43,6 +44,7 @@ def production(poolkit, project):
     """Give production as its file describes it, in an account that is prepared."""
     prepared = poolkit("bootstrap", "-e", "prod", "--yes")
     assert prepared.returncode == 0, prepared.stdout[-3000:] + prepared.stderr
+    push_every_image()
     return StackEnvironment.read(project, "prod")
 
 
@@ -68,8 +70,8 @@ def parameters(stack):
     return {each["ParameterKey"]: each["ParameterValue"] for each in found["Parameters"]}
 
 
-def destroy_production(poolkit, target="all", typed="poolkit-prod"):
-    gone = poolkit("destroy", target, "-e", "prod", "--yes-delete", typed)
+def destroy_production(poolkit, target="all", typed="poolkit-prod", *words):
+    gone = poolkit("destroy", target, "-e", "prod", "--yes-delete", typed, *words)
     assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr
     return [line for line in gone.stdout.splitlines() if line.endswith(": removed")]
 
@@ -100,18 +102,12 @@ def test_production_is_deployed_updated_and_removed(poolkit, project, production
 
     status = poolkit("status", "-e", "prod")
     assert status.stdout.count("_COMPLETE") == len(names) + len(PREPARED)
-    refused = poolkit("destroy", "all", "-e", "prod", "--yes-delete", "poolkit-prod")
-    assert refused.returncode == 2
-    assert "poolkit-prod-web: the load balancer arn:" in refused.stderr
+    # The load balancer and the database were protected after they were made.
+    kept = poolkit("destroy", "all", "-e", "prod", "--yes-delete", "poolkit-prod")
+    refused(kept, "poolkit-prod-", "protection of the", "destroy all", "--lift-protection")
     assert list(statuses()) == names
-
-    # As the document says.
-    protection = 'DeletionProtection = "true"'
-    text = production.file.read_text()
-    assert text.count(protection) == 2
-    production.file.write_text(text.replace(protection, protection.replace("true", "false")))
-    assert deploy_production(poolkit).returncode == 0
-    assert destroy_production(poolkit) == [f"{name}: removed" for name in reversed(names)]
+    removed = destroy_production(poolkit, "all", "poolkit-prod", "--lift-protection")
+    assert removed == [f"{name}: removed" for name in reversed(names)]
     assert statuses() == {}
 
 
@@ -125,13 +121,13 @@ def update_production(poolkit, project, production):
     replace(production.file, *changes)
     write_package(project / "build/lambda.zip", "second")
     replace(project / "infra/worker.yaml", ("VisibilityTimeout: 630", "VisibilityTimeout: 660"))
-    before = parameters("poolkit-prod-lambda")
+    before, protected = parameters("poolkit-prod-lambda"), updated_stacks()
+    assert protected == ["poolkit-prod-database", "poolkit-prod-web"]
     updated = deploy_production(poolkit)
     assert updated.returncode == 0, updated.stdout[-3000:] + updated.stderr
-    by_status = statuses()
-    changed = [name for name in by_status if by_status[name] == "UPDATE_COMPLETE"]
+    changed = [name for name in updated_stacks() if name not in protected]
     assert changed == ["poolkit-prod-lambda", "poolkit-prod-worker"]
-    assert updated.stdout.count("nothing to change") == len(by_status) - len(changed)
+    assert updated.stdout.count("nothing to change") == len(statuses()) - len(changed)
     after = parameters("poolkit-prod-lambda")
     different = {name for name in after if after[name] != before[name]}
     assert different == {"ApiMemory", "ApiReservedConcurrency", "CodeKey"}
@@ -143,6 +139,10 @@ def update_production(poolkit, project, production):
         QueueUrl=updated_queue(), AttributeNames=["VisibilityTimeout"]
     )
     assert queue["Attributes"] == {"VisibilityTimeout": "660"}
+
+
+def updated_stacks():
+    return [name for name, status in statuses().items() if status == "UPDATE_COMPLETE"]
 
 
 def updated_queue():
@@ -167,7 +167,7 @@ def test_a_resource_of_production_that_fails(poolkit, project, production):
     logs.delete_log_group(logGroupName=group)
     destroy_production(poolkit, "lambda", "poolkit-prod-lambda")
     assert deploy_production(poolkit).returncode == 0
-    assert set(statuses().values()) == {"CREATE_COMPLETE"}
+    assert set(statuses().values()) == {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 
     break_template(project, "worker")
     answer = deploy_production(poolkit)

@@ -68,6 +68,29 @@ def test_what_holds_data_and_would_lose_it_is_named():
     assert "Instance (AWS::RDS::DBInstance) holds data" in printed(change_set(*CHANGES))
 
 
+@pytest.mark.parametrize(
+    ("change", "is_renamed"),
+    [
+        (("Modify", "A", "AWS::ElasticLoadBalancingV2::LoadBalancer", "True", "Scheme"), True),
+        (("Modify", "A", "AWS::ElasticLoadBalancingV2::LoadBalancer", "False", "Tags"), False),
+        (("Modify", "A", "AWS::ApiGatewayV2::Api", "Conditional", "Name"), True),
+        (("Remove", "A", "AWS::CloudFront::Distribution"), True),
+        (("Remove", "A", "AWS::EC2::EIP"), True),
+        (("Add", "A", "AWS::EC2::EIP"), False),
+        (("Modify", "A", "AWS::ECS::TaskDefinition", "True", "Cpu"), False),
+    ],
+)
+def test_a_public_name_that_would_change_needs_a_second_agreement(tmp_path, change, is_renamed):
+    """--yes alone does not replace it; --allow-new-name does."""
+    found = change_set(resource_change(*change))
+    assert bool(found.new_names) is is_renamed
+    assert ("another public name or address" in printed(found)) is is_renamed
+    if is_renamed:
+        with pytest.raises(DeployError, match="pass --allow-new-name"):
+            deployment_of(tmp_path, yes=True).agrees(found)
+    assert deployment_of(tmp_path, yes=True, allow_new_name=True).agrees(found)
+
+
 def test_an_update_is_undone_by_rolling_back_and_a_creation_by_removing():
     """The command is printed after Ctrl-C, while AWS goes on."""
     update = change_set()
@@ -80,14 +103,18 @@ def test_a_change_of_outputs_alone_is_printed():
     assert "no resource changes" in printed(change_set())
 
 
+def deployment_of(folder, **options):
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    chosen = DeployOptions(target="web", environment="dev", **options)
+    return Deployment(chosen, Project.find(folder))
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_yes_alone_does_not_agree_to_the_loss_of_data(tmp_path, allowed):
     """CI needs --allow-data-loss as well, which is not passed by habit."""
-    for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    options = DeployOptions(target="web", environment="dev", yes=True, allow_data_loss=allowed)
-    deployment = Deployment(options, Project.find(tmp_path))
+    deployment = deployment_of(tmp_path, yes=True, allow_data_loss=allowed)
     if allowed:
         assert deployment.agrees(change_set(*CHANGES))
     else:

@@ -25,7 +25,8 @@ from poolkit.budget.read.parameters import OUTPUT
 from poolkit.deploy.environment import ALL, PREPARED, StackEnvironment
 from poolkit.deploy.preflight import CERTIFICATE, PLACEHOLDER
 from poolkit.deploy.rehearsal.account import NUMBER, RehearsalAccount, open_account
-from poolkit.deploy.stacks import DONE, deployed_outputs
+from poolkit.deploy.stacks import deployed_outputs
+from poolkit.deploy.statuses import DONE
 from poolkit.errors import DeployError, DeploymentFailed
 from poolkit.project import Project
 from poolkit.terminal import new_console
@@ -201,7 +202,8 @@ class _Rehearsal:
             table.get("DeletionProtection") == "true" for table in environment.tables.values()
         ):
             self._step("Removal is refused while it is protected", "destroy", "all", wanted=2)
-        self._step("Removal", "destroy", "all", "--yes-delete", environment.family)
+        words = ("destroy", "all", "--lift-protection", "--yes-delete", environment.family)
+        self._step("Removal", *words)
         names = {environment.stack_name(name) for name in environment.every()}
         if left := names & self.account.statuses().keys():
             raise DeploymentFailed(f"after the removal there still is {', '.join(sorted(left))}")

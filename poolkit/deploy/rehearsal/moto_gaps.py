@@ -20,6 +20,7 @@ from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup
 from samtranslator.translator.transform import transform
 
+from poolkit.deploy.rehearsal import moto_stacks
 from poolkit.deploy.rehearsal.moto_reboots import fill_static_parameters
 from poolkit.deploy.rehearsal.moto_secrets import with_secrets
 
@@ -47,6 +48,11 @@ GAPS = {
     "reboots": "a static parameter of RDS is applied at once, and no group is pending-reboot",
     "names": "a stack may have any name",
     "route tables": "one stays when its stack is removed, and its VPC with it",
+    "statuses": "calls are accepted in any status of a stack; a resource has one status only",
+    "change sets": "a second CREATE makes a second stack; one executed does not end the others",
+    "metadata": "a change of Metadata alone is a change, and a summary has no JSON of it",
+    "masked parameters": "a parameter with NoEcho is shown",
+    "layers": "GetDownloadUrlForLayer of ECR is not there",
     "conditions": "a change set lists resources whose condition is false",
 }
 """Plans and conditions are not filled: how a plan with replacements is shown is tested on
@@ -71,20 +77,35 @@ def fill_gaps(monkeypatch, gate):
         return describe(self, name_or_stack_id)
 
     def create_change_set(self, **arguments):
-        _require_name(arguments["stack_name"])
+        name, kind = arguments["stack_name"], arguments["change_set_type"]
+        _require_name(name)
+        stacks = [each for each in self.stacks.values() if name in {each.name, each.stack_id}]
+        stack = stacks[0] if stacks else None
+        change_set_name = arguments["change_set_name"]
+        moto_stacks.require_change_set_type(stack, name, change_set_name, kind)
         arguments["template"] = _transformed(arguments["template"])
-        return create(self, **arguments)
+        id_, stack_id = create(self, **arguments)
+        if kind == "CREATE" and stack is not None:
+            # Both belong to the one stack that is planned.
+            del self.stacks[stack_id]
+            self.change_sets[id_].stack = stack
+            self.change_sets[id_].stack_id = stack.stack_id
+            return id_, stack.stack_id
+        return id_, stack_id
 
     def execute_change_set(self, change_set_name, stack_name=None):
-        change_set = self.describe_change_set(change_set_name)
+        change_set = moto_stacks.require_executable(self, change_set_name)
         stack = change_set.stack
         _stack_event(stack, f"{change_set.change_set_type}_IN_PROGRESS")
         gate.start(lambda: _execute(stack, change_set))
 
-    def delete_stack(self, name_or_stack_id):
+    def delete_stack(self, name_or_stack_id, retain=()):
+        if name_or_stack_id in self.deleted_stacks:
+            return
         stack = self.get_stack(name_or_stack_id)
-        if stack.enable_termination_protection:
-            raise AssertionError("DeleteStack was asked of a protected stack")
+        moto_stacks.require_deletable(stack, retain)
+        for name in retain:
+            stack.resource_map._parsed_resources.pop(name, None)
         try:
             delete(self, stack.stack_id)
         except Exception as error:  # noqa: BLE001 - whatever moto refuses with
@@ -107,13 +128,11 @@ def fill_gaps(monkeypatch, gate):
     removed = _removing_route_tables(parsing.ResourceMap._delete_resource)
     monkeypatch.setattr(parsing.ResourceMap, "_delete_resource", removed)
     monkeypatch.setattr(FakeLoadBalancer, "delete", _unless_protected(FakeLoadBalancer.delete))
-    for name, action in {
-        "update_termination_protection": _update_termination_protection,
-        "rollback_stack": _roll_back,
-        "cancel_update_stack": _roll_back,
-        "continue_update_rollback": _roll_back,
-    }.items():
+    actions = {"update_termination_protection": _update_termination_protection}
+    actions |= {name: _rolling_back(name) for name in moto_stacks.ROLL_BACK_FROM}
+    for name, action in actions.items():
         monkeypatch.setattr(CloudFormationResponse, name, action, raising=False)
+    moto_stacks.fill(monkeypatch)
 
 
 def _protecting(make):
@@ -270,17 +289,25 @@ def _execute(stack, change_set):
         return  # it was removed before it was made
     resources = stack.resource_map
     before = resources._template, resources._resource_json_map, resources.input_parameters
+    parameters = dict(resources.resolved_parameters)
     kind = change_set.change_set_type
+    if kind == "CREATE":
+        # A stack has them from the beginning, also if its creation fails.
+        stack.template, stack.parameters = change_set.template, change_set.parameters
+        stack.template_dict = change_set.template_dict
     for change in change_set.changes:
         _resource_event(stack, change, f"{_verb(change)}_IN_PROGRESS")
     try:
         change_set.apply()
     except Exception as error:  # noqa: BLE001 - whatever moto refuses a resource with
         said = str(getattr(error, "description", "") or f"{type(error).__name__}: {error}")
-        if kind == "CREATE":
-            _undo(resources)
-        _fail(stack, change_set, getattr(error, "logical_id", None), said)
+        kept = _undo(stack) if kind == "CREATE" else {}
+        _fail(stack, change_set, getattr(error, "logical_id", None), said, kept)
         resources._template, resources._resource_json_map, resources.input_parameters = before
+        if kind == "CREATE":
+            declared = change_set.template_dict["Resources"]
+            resources._resource_json_map = {name: declared[name] for name in kept}
+        resources.resolved_parameters = parameters
         return
     for change in change_set.changes:
         _resource_event(stack, change, f"{_verb(change)}_COMPLETE")
@@ -292,16 +319,27 @@ def _execute(stack, change_set):
     _stack_event(stack, f"{kind}_COMPLETE")
 
 
-def _undo(resources):
-    """Remove what was made, in the reverse order, but what a failed creation leaves behind."""
+def _undo(stack):
+    """Remove what was made, in the reverse order; return what could not be, with the reasons."""
+    resources, kept = stack.resource_map, {}
     made = [name for name in resources._parsed_resources if name in resources._resource_json_map]
     for name in reversed(made):
         declared = resources._resource_json_map[name]
-        if declared.get("DeletionPolicy") != "Retain":
+        if declared.get("DeletionPolicy") == "Retain":
+            continue
+        try:
             resources._delete_resource(resources._parsed_resources[name], declared)
+        except Exception as error:  # noqa: BLE001 - whatever moto refuses with
+            reason = str(getattr(error, "description", "") or error)
+            kept[name] = (declared["Type"], reason)
+            moto_stacks.mark(stack, name, "DELETE_FAILED")
+        else:
+            moto_stacks.mark(stack, name, "DELETE_COMPLETE")
+            del resources._parsed_resources[name]
+    return kept
 
 
-def _fail(stack, change_set, failed, reason):
+def _fail(stack, change_set, failed, reason, kept):
     kind = change_set.change_set_type
     done = stack.resource_map._parsed_resources
     left = [change for change in change_set.changes if change.logical_resource_id not in done]
@@ -314,7 +352,10 @@ def _fail(stack, change_set, failed, reason):
     rollback = "ROLLBACK" if kind == "CREATE" else "UPDATE_ROLLBACK"
     said = f"The following resource(s) failed to {kind.lower()}: [{names}]. "
     _stack_event(stack, f"{rollback}_IN_PROGRESS", said)
-    _stack_event(stack, f"{rollback}_COMPLETE")
+    for name, (type_, refusal) in kept.items():
+        text = f"Resource handler returned message: {refusal}"
+        _resource_event(stack, Change("Remove", name, type_), "DELETE_FAILED", text)
+    _stack_event(stack, f"{rollback}_{'FAILED' if kept else 'COMPLETE'}")
 
 
 def _fail_deletion(stack, reason):
@@ -323,6 +364,7 @@ def _fail_deletion(stack, reason):
         for name in stack.resource_map._resource_json_map
         if name in stack.resource_map._parsed_resources
     ]
+    moto_stacks.mark(stack, left[0].logical_resource_id, "DELETE_FAILED")
     _resource_event(stack, left[0], "DELETE_FAILED", f"Resource handler returned message: {reason}")
     _stack_event(stack, "DELETE_FAILED", f"The following resource(s) failed to delete: [{left}].")
 
@@ -358,9 +400,16 @@ def _update_termination_protection(self):
     return ActionResult({"StackId": stack.stack_id})
 
 
-def _roll_back(self):
-    stack = self.cloudformation_backend.get_stack(self._get_param("StackName"))
-    prefix = "ROLLBACK" if stack.status.startswith("CREATE") else "UPDATE_ROLLBACK"
-    _stack_event(stack, f"{prefix}_IN_PROGRESS", "User Initiated")
-    _stack_event(stack, f"{prefix}_COMPLETE")
-    return EmptyResult()
+def _rolling_back(action):
+    def roll_back(self):
+        stack = self.cloudformation_backend.get_stack(self._get_param("StackName"))
+        skip = self._get_param("ResourcesToSkip", [])
+        moto_stacks.require_roll_back(stack, action, skip)
+        prefix = "ROLLBACK" if stack.status.startswith("CREATE") else "UPDATE_ROLLBACK"
+        for name in skip:
+            moto_stacks.mark(stack, name, "UPDATE_COMPLETE")
+        _stack_event(stack, f"{prefix}_IN_PROGRESS", "User Initiated")
+        _stack_event(stack, f"{prefix}_COMPLETE")
+        return EmptyResult()
+
+    return roll_back
