@@ -307,6 +307,13 @@ def test_extended_support_is_chosen(any_deployment):
             assert support == "open-source-rds-extended-support-disabled"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_extended_support_is_not_named_where_it_is_wanted(kind):
+    """It is RDS's default, and an older stack may neither set nor change the property."""
+    database = variant(Kind=kind, ExtendedSupport="true").resource("database", KINDS[kind][0])
+    assert database.get("EngineLifecycleSupport") is None
+
+
 # -- RDS Proxy ------------------------------------------------------------------------------
 
 
