@@ -235,7 +235,7 @@ def check_docker(arguments, made):
     elif arguments[0] == "compose":
         assert (ROOT / arguments[arguments.index("--file") + 1]).is_file()
     else:
-        assert arguments[0] in {"push", "login", "run", "tag"}
+        assert arguments[0] in {"pull", "push", "login", "run", "tag"}
 
 
 def check_git(arguments, made):

@@ -119,7 +119,11 @@ def _next_steps(environment: StackEnvironment, outputs: dict[str, dict[str, str]
     if role := outputs["access"].get("DeployRoleArn"):
         yield (
             f"In the GitHub environment {access['GitHubEnvironment']}, set the variable "
-            f"AWS_DEPLOY_ROLE to {role}"
+            f"AWS_DEPLOY_ROLE_ARN to {role}"
+        )
+        yield (
+            "In the GitHub repository, set the variable AWS_PLAN_ROLE_ARN to "
+            f"{outputs['access']['PlanRoleArn']}, if pull requests plan this environment."
         )
     else:
         yield (
