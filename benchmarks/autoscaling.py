@@ -403,7 +403,7 @@ class Outcome:
         return sum(each.running for each in self.minutes) / 60
 
     def minutes_until(self, tasks, start=0):
-        """Return the minutes from `start` to the first with at most (at least) so many tasks."""
+        """Return the minutes from `start` until the service has grown or shrunk to `tasks`."""
         later = self.minutes[start:]
         grows = later[0].desired < tasks
         for each in later:

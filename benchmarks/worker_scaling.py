@@ -55,7 +55,7 @@ def _day(processes):
 
 @functools.cache
 def shapes(processes):
-    """Return the shapes of traffic by name, for workers with at most so many processes."""
+    """Return the shapes of traffic by name, sized for the most processes of the service."""
     noon = 0.5 * HOUR
     return {
         "nothing": Shape("nothing, after a burst", [], 3, loaded=True),
