@@ -197,6 +197,25 @@ def test_the_local_cluster_runs(machine, cluster):
         assert each.stop() in (0, 143), (name, each.said)
 
 
+def test_an_earlier_version_can_be_deployed_again(machine, database, cluster):
+    """After a later version has upgraded the schema, its migration and its check let the pods start."""
+    (upgrade,) = cluster.containers("migration")[0]
+    assert machine.start(upgrade).wait() == 0
+    url = database.admin_url("articles", driver="")
+    with contextlib.closing(psycopg2.connect(url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute("SELECT version_num FROM alembic_version")
+        ((known,),) = cursor.fetchall()
+        cursor.execute("UPDATE alembic_version SET version_num = 'of-a-later-version'")
+        try:
+            for container in (upgrade, cluster.containers("web")[0][0]):
+                started = machine.start(container)
+                assert started.wait() == 0, started.said
+        finally:
+            cursor.execute("UPDATE alembic_version SET version_num = %s", (known,))
+
+
 @pytest.fixture
 def eks(machine, cluster, images, served_aws, tmp_path):
     """The overlay for EKS with its placeholders replaced, and what Pod Identity gives a pod."""

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import re
 import shutil
 import tempfile
@@ -117,6 +118,26 @@ def test_the_architecture_of_the_cloud_is_the_images(variant):
         assert template["spec"]["nodeSelector"] == {"kubernetes.io/arch": "arm64"}
 
 
+def test_the_namespace_admits_every_pod(objects):
+    """Its level is `restricted` (Pod Security Standards), which refuses a pod that asks for more."""
+    level = objects["Namespace", "poolkit"]["metadata"]["labels"]
+    assert level["pod-security.kubernetes.io/enforce"] == "restricted"
+    for name, template in templates(objects).items():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] != 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for volume in pod.get("volumes", []):
+            assert volume.keys() - {"name"} <= {"emptyDir", "secret", "configMap"}, name
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+
+
 def test_what_is_referred_to_exists(objects):
     """ConfigMaps, Secrets and accounts of each pod, and the volumes that its containers mount."""
     for name, template in templates(objects).items():
@@ -206,6 +227,8 @@ def test_a_route_from_outside_has_tls_and_hides_the_metrics(component):
         ((_, ingress),) = of_kind(objects, "Ingress").items()
         prefix = "alb.ingress.kubernetes.io/"
         annotations = ingress["metadata"]["annotations"]
+        refusal = json.loads(annotations[f"{prefix}actions.no-metrics"])
+        assert refusal["fixedResponseConfig"]["statusCode"] == "404"
         assert annotations[f"{prefix}ssl-redirect"] == "443"
         assert annotations[f"{prefix}certificate-arn"].startswith("arn:aws:acm:")
         (rule,) = ingress["spec"]["rules"]
@@ -358,7 +381,7 @@ def test_web_and_worker_wait_for_the_migration(objects):
     """Their init container ends when the schema is there; the migration's ends the upgrade."""
     found = templates(objects)
     upgrade = found["migration"]["spec"]["initContainers"][0]
-    assert upgrade["command"][-2:] == ["db", "upgrade"]
+    assert upgrade["command"][-1].startswith("python -m poolkit db upgrade ")
     for name in ("web", "worker"):
         (schema,) = found[name]["spec"]["initContainers"]
         assert "poolkit db check" in schema["command"][-1]
