@@ -301,7 +301,7 @@ CHECKS = {
     "pre-commit": check_dev_tool,
     "python": check_python,
     "uvicorn": check_uvicorn,
-    **dict.fromkeys(("export", "grep", "sed", "sudo"), unchecked),
+    **dict.fromkeys(("export", "grep", "psql", "sed", "sudo"), unchecked),
 }
 
 
