@@ -106,6 +106,12 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     help="the image to run, with a tag, which is resolved, or a digest",
 )
 @click.option(
+    "--back-to",
+    type=_path,
+    metavar="FILE",
+    help="run the images and the package that `poolkit status --json` wrote to FILE",
+)
+@click.option(
     "--allow-data-loss", is_flag=True, help="agree to replace or remove resources that hold data"
 )
 @click.option(
@@ -140,6 +146,7 @@ def deploy(
     rollback: str | None,
     skip: tuple[str, ...],
     images: tuple[str, ...],
+    back_to: Path | None,
     **options: Any,
 ) -> None:
     """Deploy a stack, or all stacks of an environment.
@@ -150,17 +157,22 @@ def deploy(
     """
     require("infra")
     from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
+    from poolkit.deploy.recorded import read_recorded  # noqa: PLC0415
     from poolkit.deploy.rollback import UNFINISHED, earlier_image, roll_back  # noqa: PLC0415
 
     if skip and rollback != UNFINISHED:
         raise click.UsageError("--skip belongs to --rollback without a value")
     if rollback and images:
         raise click.UsageError("--rollback and --image both name an image; pass one of them")
+    if back_to and (rollback or images):
+        raise click.UsageError("--back-to names the images; leave --image and --rollback out")
     if rollback == UNFINISHED:
         roll_back(target, environment, skip=skip)
         return
     if rollback:
         images = (earlier_image(target, environment, rollback),)
+    if back_to:
+        options["parameters"] += read_recorded(back_to, target, environment)
     deploy(DeployOptions(target=target, environment=environment, images=images, **options))
 
 

@@ -11,12 +11,13 @@ from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.deploy.parameters import Record
 from poolkit.deploy.progress import make_console, make_table, pauses, print_table
+from poolkit.deploy.recorded import released
 from poolkit.deploy.statuses import REVIEW, next_step, status_of
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 
@@ -83,6 +84,8 @@ class StackLine(NamedTuple):
     changed: str = ""
     protected: bool = False
     kept_parameters: tuple[str, ...] = ()
+    released: Mapping[str, str] | None = None
+    """The images and the package that it runs, for `poolkit deploy --back-to`."""
 
     @classmethod
     def read(cls, cloudformation: Any, environment: StackEnvironment, template: str) -> StackLine:
@@ -107,6 +110,7 @@ class StackLine(NamedTuple):
             changed=f"{changed:%Y-%m-%d %H:%M} UTC",
             protected=bool(stack.get("EnableTerminationProtection")),
             kept_parameters=tuple(sorted(Record.read(cloudformation, stack).kept)),
+            released=released(stack),
         )
 
 
