@@ -311,6 +311,7 @@ def test_the_tasks_of_ecs_run(eks, machine, database, images, certificates):
             assert each.stop() in (0, 143), each.said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_compose() is None, reason="run scripts/compose-program first")
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_the_compose_file_runs(new_postgres, images, folder, tmp_path):
