@@ -237,6 +237,15 @@ def test_a_setting_of_a_later_version_names_that_version(program):
         program.refuse_newer({"max_prepared_statements": "200"}, "true")
 
 
+def test_every_template_chooses_settings_that_exist(program):
+    """CloudFormation, compose and Kubernetes: a variable that names no setting stops the start."""
+    found = set()
+    for file in INFRA.rglob("*.yaml"):
+        found |= set(re.findall(r"\bPGBOUNCER_([A-Z_]+)\b(?=[:,])", file.read_text()))
+    assert "DEFAULT_POOL_SIZE" in found
+    assert {name.lower() for name in found} <= program.SETTINGS.keys()
+
+
 @pytest.mark.process
 @needs_pgbouncer
 def test_pgbouncer_knows_every_setting_that_may_be_chosen(program):
