@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,27 +122,35 @@ class Upload(NamedTuple):
     """False: the bucket had it already."""
 
 
+def content_key(content: bytes, *, prefix: str, ending: str) -> str:
+    """Return the key of content in the code bucket."""
+    return f"{prefix}/{hashlib.sha256(content).hexdigest()}.{ending}"
+
+
 def upload(s3: Any, bucket: str, content: bytes, *, prefix: str, ending: str) -> Upload:
     """Store content under its own checksum, unless it is there.
 
     Different content has a different key, so CloudFormation sees a change. The same content is no
-    change.
+    change. Other content under its key is replaced.
 
     Raises:
         DeployError: the bucket is missing, or may not be written to.
     """
     from botocore.exceptions import ClientError  # noqa: PLC0415 - 60 ms
 
-    key = f"{prefix}/{hashlib.sha256(content).hexdigest()}.{ending}"
+    key = content_key(content, prefix=prefix, ending=ending)
+    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
     with in_plain_words(f"looking into the bucket {bucket}"):
         try:
-            s3.head_object(Bucket=bucket, Key=key)
+            found = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
             # HEAD has no body that would distinguish a missing bucket from a missing key.
             if error_code(error) not in {"404", "NoSuchKey", "NotFound"}:
                 raise
         else:
-            return Upload(key, is_new=False)
+            # A key is a promise of its writer, the checksum is computed by S3.
+            if found.get("ChecksumSHA256") == checksum:
+                return Upload(key, is_new=False)
     # S3 computes the checksum, too, and refuses an object that was damaged on the way.
     with in_plain_words(f"uploading to the bucket {bucket}"):
         s3.put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")

@@ -78,6 +78,12 @@ def _require_own_names(environment: StackEnvironment) -> None:
                 f'{environment.file}: {parameter} in [{table}] must be "{wanted}", the beginning '
                 f'of the stacks\' names, not "{found}"'
             )
+    shared, access = environment.tables[BOOTSTRAP], environment.tables["access"]
+    if access.get("GitHubRepository") and shared.get("GitHubProvider") == "none":
+        raise DeployError(
+            f"{environment.file}: GitHubRepository in [access] needs the identity provider of "
+            'GitHub; take GitHubProvider = "none" out of [bootstrap]'
+        )
     for file in sorted(environment.file.parent.glob("*.toml")):
         other = StackEnvironment.read(Project.find().root, file.stem)
         one, two = sorted((environment.family, other.family), key=len)

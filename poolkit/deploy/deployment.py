@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from poolkit.deploy import database, images, preflight
-from poolkit.deploy.aws import Aws, in_plain_words, template_argument, upload
+from poolkit.deploy.aws import Aws, content_key, in_plain_words, template_argument, upload
 from poolkit.deploy.change_set import (
     ChangeSet,
     StackRequest,
@@ -312,12 +312,15 @@ class Deployment:
             else:
                 self._print([Checked(f"image: {resolved.uri}")])
         if self._takes_code(template):
-            bucket = values.get("CodeBucket") or self._code_bucket(template)
+            bucket = values.get("CodeBucket") or self._of_stack(self.environment.code_bucket, template)
             package = self._package(template)
             content = package.read_bytes()
-            key, is_new = upload(s3, bucket, content, prefix="lambda", ending="zip")
-            verb = "uploaded to" if is_new else "already at"
-            self.console.print(f"{package.name}: {verb} s3://{bucket}/{key}")
+            if self.options.plan_only:  # a plan needs the key, and no right to write there
+                key = content_key(content, prefix="lambda", ending="zip")
+            else:
+                key, is_new = upload(s3, bucket, content, prefix="lambda", ending="zip")
+                verb = "uploaded to" if is_new else "already at"
+                self.console.print(f"{package.name}: {verb} s3://{bucket}/{key}")
             values |= {"CodeBucket": bucket, "CodeKey": key}
         return values
 
@@ -329,7 +332,7 @@ class Deployment:
             {each: values[each] for each in images.image_parameters(template) if each in values}
         )
         text = record.put_into(template.text, template.file)
-        bucket = self._code_bucket(template)
+        bucket = self._of_stack(self.environment.code_bucket, template)
         tags = environment.tags | {"poolkit:template": name}
         if name != BOOTSTRAP:  # which is of no environment alone
             tags["poolkit:environment"] = environment.name
@@ -339,7 +342,7 @@ class Deployment:
             template=template_argument(self.aws.client("s3"), bucket, template.file, text),
             parameters=values,
             tags=tags,
-            role=environment.cloudformation_role,
+            role=self._of_stack(environment.cloudformation_role, template),
             topics=environment.notification_arns,
         )
 
@@ -383,14 +386,14 @@ class Deployment:
                 style="bold",
             )
 
-    def _code_bucket(self, template: Template) -> str:
-        """Return the name of the bucket; empty for what is deployed before there is one."""
-        environment, bucket = self.environment, self.environment.code_bucket
+    def _of_stack(self, text: str, template: Template) -> str:
+        """Return a value of [stack] with outputs put in; empty before there are any."""
         if template.name in PREPARED:
             return ""
-        needed = environment.stacks_named(bucket)
-        outputs = deployed_outputs(self.aws.cloudformation, environment, needed)
-        return environment.resolved_text(bucket, outputs, table="stack")
+        outputs = deployed_outputs(
+            self.aws.cloudformation, self.environment, self.environment.stacks_named(text)
+        )
+        return self.environment.resolved_text(text, outputs, table="stack")
 
     def _reboots(
         self, template: Template, request: StackRequest, change_set: ChangeSet | None

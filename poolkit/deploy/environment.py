@@ -10,7 +10,8 @@
     production = true               # refused without a topic for its alarms
     by_name_only = ["loadtest"]     # deployed when it is named, not with "all"
     tags = {team = "shop"}          # of every stack, from which AWS copies them to the resources
-    cloudformation_role = "arn:…"   # CloudFormation works with this role's rights, not the caller's
+    cloudformation_role = "arn:…"   # CloudFormation works with this role's rights, not the caller's;
+                                    # "{access.ExecutionRoleArn}" is the one that poolkit makes
     notification_arns = ["arn:…"]   # SNS topics that get the events of every stack
 
 A value `{network.VpcId}` is the output VpcId of the stack of template network.
@@ -115,6 +116,11 @@ class StackEnvironment:
         """The beginning of all its stacks' names; AWS allows no underscore in one."""
         return f"{self.prefix}-{self.name}".replace("_", "-")
 
+    @property
+    def fixed_role(self) -> str:
+        """The role, if it is no output of a stack; AWS remembers each stack's role."""
+        return "" if OUTPUT.search(self.cloudformation_role) else self.cloudformation_role
+
     def stack_name(self, template: str) -> str:
         """Return the name of a template's stack."""
         if template == BOOTSTRAP:
@@ -164,6 +170,8 @@ class StackEnvironment:
     def needs(self, template: str) -> set[str]:
         """Return the templates whose outputs it refers to. Raises `DeployError`."""
         named = {other for other, _ in self._references(template)}
+        if template not in PREPARED:
+            named |= self.stacks_named(self.cloudformation_role)
         for name in sorted(named - self.tables.keys()):
             raise DeployError(
                 f"{self.file}: [{template}] refers to {{{name}.…}}, but there is no table [{name}]"
@@ -341,6 +349,8 @@ def _read_tags(file: str, stack: dict[str, Any]) -> dict[str, str]:
 
 def _read_arn(file: str, stack: dict[str, Any], key: str, service: str) -> str:
     value = stack.get(key, "")
+    if isinstance(value, str) and OUTPUT.fullmatch(value):
+        return value
     if value and not (isinstance(value, str) and value.startswith("arn:") and service in value):
         raise DeployError(f"{file}: {key} in [stack] must be an ARN with {service}, not {value!r}")
     return str(value)

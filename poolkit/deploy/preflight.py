@@ -71,7 +71,8 @@ def check_prepared(aws: Aws, environment: StackEnvironment, names: set[str]) -> 
     Raises:
         DeployError: one is missing, and is not deployed together with the templates.
     """
-    named = environment.stacks_named(environment.code_bucket) if names - {*PREPARED} else set()
+    texts = environment.code_bucket + environment.cloudformation_role
+    named = environment.stacks_named(texts) if names - {*PREPARED} else set()
     named = named.union(*(environment.needs(name) for name in names)) & {*PREPARED} - names
     outputs = deployed_outputs(aws.cloudformation, environment, named)
     for name in sorted(named - outputs.keys()):

@@ -108,8 +108,8 @@ def _delete(
     call: dict[str, Any] = {"StackName": stack_id}
     if retain:
         call["RetainResources"] = list(retain)
-    if environment.cloudformation_role:
-        call["RoleARN"] = environment.cloudformation_role
+    if environment.fixed_role:
+        call["RoleARN"] = environment.fixed_role
 
     def delete() -> None:
         with in_plain_words(f"removing {name}"):

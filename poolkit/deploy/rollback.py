@@ -60,8 +60,8 @@ def roll_back(target: str, environment_name: str, *, skip: tuple[str, ...] = ())
     require_accepted(stack, "roll_back", target)
     status = stack["StackStatus"]
     names: dict[str, Any] = {"StackName": stack["StackId"]}
-    if environment.cloudformation_role and status != "UPDATE_IN_PROGRESS":
-        names["RoleARN"] = environment.cloudformation_role
+    if environment.fixed_role and status != "UPDATE_IN_PROGRESS":
+        names["RoleARN"] = environment.fixed_role
     if skip:
         _require_skippable(cloudformation, stack, skip)
         names["ResourcesToSkip"] = list(skip)

@@ -75,6 +75,9 @@ class Evaluation:
     def fn_split(self, pair):
         return self.of(pair[1]).split(pair[0])
 
+    def fn_sub(self, text):
+        return text
+
     def fn_select(self, pair):
         return self.of(pair[1])[int(pair[0])]
 
