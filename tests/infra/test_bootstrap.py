@@ -11,6 +11,8 @@ from infra.deployed import ENVIRONMENTS, INFRA, Deployment, deployment_of
 from infra.test_network_rules import Evaluation, template
 from infra.test_policies import as_list
 
+from poolkit.budget.command import compute_budget
+from poolkit.budget.model import Options
 from poolkit.deploy.aws import INLINE_LIMIT
 from poolkit.deploy.environment import ALL, PREPARED, StackEnvironment
 
@@ -245,6 +247,12 @@ def test_an_account_has_one_provider(choice):
     assert bool(stack.of_type("AWS::IAM::OIDCProvider")) is (choice == "create")
     found = stack.of(stack.template["Outputs"]["GitHubProviderArn"]["Value"])
     assert (found == "") is (choice == "none")
+
+
+def test_the_role_of_a_pipeline_is_no_client():
+    """It may run the migration, which stays one connection of the budget."""
+    options = Options(paths=(INFRA,), environment="prod", overrides=GITHUB)
+    assert compute_budget(options).only.verdict == "fits"
 
 
 # -- rights ---------------------------------------------------------------------------------

@@ -283,7 +283,8 @@ class Graph:
     @cached_property
     def _runs(self) -> list[Any]:
         """What the statements of all policies allow to run as a task."""
-        every = self.resources.values()
+        # A person, a pipeline or CloudFormation starts a task by hand, outside the deployment.
+        every = [each for each in self.resources.values() if not _is_for_deploying(each)]
         policies = [each.get(name) for each in every for name in ("Policies", "PolicyDocument")]
         return [on for _, on in _allowed(policies, _MAY_RUN)]
 
@@ -392,3 +393,16 @@ def _is_wide(cidr: Any, networks: Sequence[Any]) -> bool:
     if networks and all(networks):
         return any(each.version == network.version and each.overlaps(network) for each in networks)
     return network.is_private
+
+
+def _is_for_deploying(role: Resource) -> bool:
+    """Return whether a role is only for CloudFormation, or for identities outside of AWS."""
+    trusted = [
+        get_path(statement, "Principal")
+        for statement in _listed(role.get("AssumeRolePolicyDocument", "Statement"))
+    ]
+    return bool(trusted) and all(
+        get_path(each, "Federated") is not None
+        or get_path(each, "Service") == "cloudformation.amazonaws.com"
+        for each in trusted
+    )
