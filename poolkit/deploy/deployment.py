@@ -312,7 +312,9 @@ class Deployment:
             else:
                 self._print([Checked(f"image: {resolved.uri}")])
         if self._takes_code(template):
-            bucket = values.get("CodeBucket") or self._of_stack(self.environment.code_bucket, template)
+            bucket = values.get("CodeBucket") or self._of_stack(
+                self.environment.code_bucket, template
+            )
             package = self._package(template)
             content = package.read_bytes()
             if self.options.plan_only:  # a plan needs the key, and no right to write there
