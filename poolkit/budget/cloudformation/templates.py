@@ -22,7 +22,7 @@ from poolkit.budget.cloudformation.evidence import types
 from poolkit.budget.cloudformation.stacks import NESTED_STACK, Stack
 from poolkit.budget.model import Unread
 from poolkit.budget.read.documents import read_documents
-from poolkit.budget.read.parameters import Environment, ParameterValue, sam_parameters
+from poolkit.budget.read.parameters import OUTPUT, Environment, ParameterValue, sam_parameters
 from poolkit.budget.read.values import get_path, identity
 from poolkit.errors import BudgetError, TemplateError
 
@@ -136,7 +136,7 @@ def make_stacks(
     """
     stacks, roots = Stacks(), dict[str, Path]()
     nested = named_by_others(documents)
-    for document in documents:
+    for document in _in_order(documents, environment):
         if document.path.resolve() in nested:
             continue
         name = document.path.name.split(".")[0]
@@ -163,6 +163,24 @@ def make_stacks(
             raise BudgetError(f"{value.origin}: no template has a parameter {key}{hint}")
     stacks.drop_nested(roots)
     return stacks
+
+
+def _in_order(documents: Sequence[Document], environment: Environment) -> list[Document]:
+    """Return the templates, each after those whose outputs its parameters name.
+
+    A condition may need such a value while its stack is added.
+    """
+    needs = {
+        template: {name for each in table.values() for name, _ in OUTPUT.findall(str(each.value))}
+        for template, table in environment.tables.items()
+    }
+
+    def depth(name: str, above: frozenset[str] = frozenset()) -> int:
+        # Templates that name each other in a circle keep their order.
+        below = needs.get(name, set()) - above - {name}
+        return 1 + max((depth(each, above | {name}) for each in below), default=0)
+
+    return sorted(documents, key=lambda each: depth(each.path.name.split(".")[0]))
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str:
