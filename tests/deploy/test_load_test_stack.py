@@ -10,6 +10,7 @@ import sys
 import boto3
 import pytest
 from deploy.conftest import MACHINE, MINOR, ROOT
+from deploy.registry import push_image
 from deploy.test_deploy import deploy, statuses
 from loadtest.conftest import LOCUSTFILE
 from poolkit_command import refused
@@ -55,8 +56,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def project(shop):
-    """Put this project's template beside a small network."""
+def project(shop, aws):
+    """Put this project's template beside a small network, and its image into the registry."""
+    push_image("poolkit-loadtest", "latest", architecture="amd64")
     shutil.rmtree(shop / "infra")
     (shop / "infra/environments").mkdir(parents=True)
     shutil.copy(ROOT / "infra/loadtest.yaml", shop / "infra/loadtest.yaml")
