@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 import warnings
 from contextlib import contextmanager
@@ -115,9 +116,15 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
     fill_gaps(_Replacements(), executions)  # type: ignore[no-untyped-call]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    account = RehearsalAccount("http://{}:{}".format(*server.get_host_and_port()), region)
+    before = dict(os.environ)
+    # The server itself asks for the region, when it translates a SAM template.
+    os.environ.update(account.variables)
     try:
-        yield RehearsalAccount("http://{}:{}".format(*server.get_host_and_port()), region)
+        yield account
     finally:
+        os.environ.clear()
+        os.environ.update(before)
         for thread in executions.threads:
             thread.join(60)
         server.stop()

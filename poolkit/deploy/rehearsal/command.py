@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import trustme
 from rich.text import Text
 
 from poolkit.budget.read.parameters import OUTPUT
@@ -44,7 +45,7 @@ _REFUSED: Final = """\
 """
 """A resource that AWS refuses: the name of a bucket has three characters or more."""
 
-_NOT_COPIED: Final = frozenset({".git", "build", "infra", "certificates", "node_modules"})
+_NOT_COPIED: Final = frozenset({"build", "dist", "node_modules", "site", "venv", "__pycache__"})
 _STEP_LIMIT_S: Final = 1200
 
 
@@ -72,29 +73,36 @@ def rehearse(environment_name: str | None, *, verbose: bool = False) -> None:
         with open_account(region) as account, tempfile.TemporaryDirectory() as temporary:
             copy = _copy_project(project.root, Path(temporary) / project.root.name)
             console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
-            _Rehearsal(console, account, project.root, copy, name, verbose=verbose).run()
+            _Rehearsal(console, account, copy, name, verbose=verbose).run()
     print_unproven(console, project.root)
 
 
 def _copy_project(root: Path, copy: Path) -> Path:
-    """Copy what a rehearsal changes, link the rest, and fill the placeholders in."""
-    copy.mkdir()
-    for entry in root.iterdir():
-        if entry.name not in _NOT_COPIED:
-            (copy / entry.name).symlink_to(entry)
-    shutil.copytree(root / "infra", copy / "infra", ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "build").mkdir()
+    """Copy the project, with an account's own values where its files have placeholders."""
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [
+            name
+            for name in names
+            if name in _NOT_COPIED or (Path(folder, name).is_dir() and name.startswith("."))
+        ]
+
+    shutil.copytree(root, copy, ignore=left_out, symlinks=True)
+    for folder in root.iterdir():
+        # Environments and tools, which are large, and which no step changes.
+        if folder.name.startswith(".") and folder.is_dir() and folder.name != ".git":
+            (copy / folder.name).symlink_to(folder)
     package = root / "build/lambda.zip"
     if package.is_file():
+        (copy / "build").mkdir()
         shutil.copy(package, copy / "build")
     authorities = copy / "certificates" / "database-ca.crt"
-    authorities.parent.mkdir()
-    if (root / "certificates").is_dir():
-        shutil.copytree(root / "certificates", authorities.parent, dirs_exist_ok=True)
-    else:
-        authorities.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+    if not authorities.is_file():
+        # In place of what scripts/database-certificates downloads.
+        authorities.parent.mkdir(exist_ok=True)
+        trustme.CA().cert_pem.write_to_path(authorities)
     for file in copy.glob("infra/environments/*.toml"):
-        # The service checks certificates of ACM; one of IAM needs no domain.
+        # A certificate of IAM needs no domain.
         certificate = f"arn:aws:iam::{NUMBER}:server-certificate/rehearsal"
         text = re.sub(rf'({CERTIFICATE} = )"[^"]*"', rf'\1"{certificate}"', file.read_text())
         file.write_text(text.replace(PLACEHOLDER, NUMBER))
@@ -116,10 +124,8 @@ class _Rehearsal:
 
     console: Console
     account: RehearsalAccount
-    root: Path
-    """The project's own folder."""
     project: Path
-    """Its copy, which the steps run in."""
+    """The copy, which the steps run in."""
     environment_name: str
     verbose: bool = False
 
@@ -130,11 +136,11 @@ class _Rehearsal:
         if (self.project / "infra/bootstrap.yaml").is_file():
             self._step("The account's own stacks", "bootstrap", "--yes")
         if "lambda" in environment.tables and not (self.project / "build/lambda.zip").is_file():
-            self._package()
+            self._step("The function's package", "package", "lambda", of_environment=False)
         images = self._images(environment)
         first, second = (self._push(images, release) for release in ("release-1", "release-2"))
 
-        self._step("The first deployment", "deploy", "all", "--yes", "--migrate", *first)
+        self._step("The first deployment", "deploy", "all", "--yes", *first)
         self._require_complete(environment)
         again = self._step("The same again changes nothing", "deploy", "all", "--yes")
         if (unchanged := again.count("nothing to change")) != len(environment.chosen(ALL)):
@@ -147,7 +153,7 @@ class _Rehearsal:
             missing = f"{repository}@sha256:{'0' * 64}"
             words = ("deploy", target, "--yes", "--image")
             self._step("An image that does not exist is refused", *words, missing, wanted=2)
-            self._step("The next release", *words, second[1].partition("=")[2], "--migrate")
+            self._step("The next release", *words, second[1].partition("=")[2])
             self._step("Back to the release before", *words[:3], "--rollback", "previous")
         self._fail_an_update(environment)
         self._remove(environment)
@@ -174,12 +180,6 @@ class _Rehearsal:
         self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
         pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
         return tuple(word for pair in pairs for word in ("--parameter", pair))
-
-    def _package(self) -> None:
-        """Build the function's zip from the project itself: links would lead out of the copy."""
-        out = str(self.project / "build/lambda.zip")
-        words = ("package", "lambda", "--out", out)
-        self._step("The function's package", *words, cwd=self.root, of_environment=False)
 
     def _fail_an_update(self, environment: StackEnvironment) -> None:
         """Deploy a template with a resource that AWS refuses, and the right one afterwards."""
@@ -220,7 +220,6 @@ class _Rehearsal:
         command: str,
         *words: str,
         wanted: int = 0,
-        cwd: Path | None = None,
         of_environment: bool = True,
     ) -> str:
         """Run a command, print how it ended, and return what it printed.
@@ -236,7 +235,7 @@ class _Rehearsal:
         # The streams are one file, so that a refusal stands where it was printed.
         done = subprocess.run(
             [sys.executable, "-m", "poolkit", *arguments],
-            cwd=cwd or self.project,
+            cwd=self.project,
             env=variables | self.account.variables | {"COLUMNS": "100"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
