@@ -147,8 +147,8 @@ class _Rehearsal:
             raise DeploymentFailed(f"only {unchanged} stacks had nothing to change\n{again}")
         self._step("Every stack is complete", "status")
 
-        target = next(iter(images), None)
-        if target is not None:
+        # The migration's comes first, and a service is what releases are about.
+        for target in list(images)[1:2]:
             repository = images[target]
             missing = f"{repository}@sha256:{'0' * 64}"
             words = ("deploy", target, "--yes", "--image")
@@ -204,7 +204,7 @@ class _Rehearsal:
             self._step("Removal is refused while it is protected", "destroy", "all", wanted=2)
         words = ("destroy", "all", "--lift-protection", "--yes-delete", environment.family)
         self._step("Removal", *words)
-        names = {environment.stack_name(name) for name in environment.every()}
+        names = {environment.stack_name(name) for name in environment.every() if name not in PREPARED}
         if left := names & self.account.statuses().keys():
             raise DeploymentFailed(f"after the removal there still is {', '.join(sorted(left))}")
 
