@@ -10,6 +10,8 @@ from poolkit_command import ROOT
 
 ACCOUNT = "123456789012"
 GITHUB = "token.actions.githubusercontent.com"
+ARN = f"arn:aws:iam::{ACCOUNT}:server-certificate/articles"
+CERTIFICATE = ("--parameter", f"web.CertificateArn={ARN}")
 
 # Of the types that moto does not know, it says so and makes nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse", "ignore::UserWarning:moto")
@@ -62,3 +64,70 @@ def test_environments_share_the_first_stack(poolkit, project):
     assert set(statuses()) == {
         *("poolkit-bootstrap", "poolkit-dev-access", "poolkit-high-traffic-access")
     }
+
+
+def test_a_provider_that_exists_is_used(poolkit, project):
+    """An account has one for GitHub at most; the stack then makes none."""
+    boto3.client("iam").create_open_id_connect_provider(Url=f"https://{GITHUB}")
+    bootstrap(poolkit)
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName="poolkit-bootstrap")[
+        "Stacks"
+    ]
+    given = {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+    assert given["GitHubProvider"] == "exists"
+    assert "poolkit-bootstrap: nothing to change" in bootstrap(poolkit)
+
+
+def test_a_deployment_before_it_names_the_command(poolkit, project):
+    """Nothing is deployed, not even the network, which needs nothing of it."""
+    answer = poolkit(
+        "deploy", "all", "-e", "dev", "--yes", "--no-lint", "--no-budget", *CERTIFICATE
+    )
+    assert answer.returncode == 2
+    assert "poolkit bootstrap -e dev" in answer.stderr
+    assert statuses() == {}
+
+
+def test_production_without_a_topic_is_refused(poolkit, project):
+    """The message names the environment, the template and the parameter."""
+    bootstrap(poolkit, "prod")
+    change(project, "prod", AlarmTopicArn="")
+    answer = poolkit("deploy", "database", "-e", "prod", "--yes", "--no-lint", "--no-budget")
+    assert answer.returncode == 2
+    for word in ("prod", "database", "AlarmTopicArn"):
+        assert word in answer.stderr
+
+
+def test_the_shared_stack_stays_while_an_environment_needs_it(poolkit, project):
+    """It can be removed after the stacks of all environments."""
+    bootstrap(poolkit, "dev")
+    bootstrap(poolkit, "staging")
+    words = ("destroy", "bootstrap", "-e", "dev", "--yes-delete", "poolkit-bootstrap")
+    assert poolkit(*words).returncode == 2
+    for environment in ("dev", "staging"):
+        name = f"poolkit-{environment}-access"
+        gone = poolkit("destroy", "access", "-e", environment, "--yes-delete", name)
+        assert gone.returncode == 0, gone.stderr
+        assert (poolkit(*words).returncode == 2) is (environment == "dev")
+    assert statuses() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("StackFamily", "poolkit-prod"), ("NamePrefix", "shop")]
+)
+def test_roles_for_other_stacks_are_refused(poolkit, project, name, value):
+    """A role is for the stacks of its environment."""
+    change(project, "dev", **{name: value})
+    answer = poolkit("bootstrap", "-e", "dev", "--yes")
+    assert answer.returncode == 2
+    assert name in answer.stderr
+    assert statuses() == {}
+
+
+def test_a_name_that_another_one_begins_with_is_refused(poolkit, project):
+    """The roles for poolkit-dev-* would reach the stacks of dev_two."""
+    file = project / "infra/environments/dev.toml"
+    file.with_name("dev_two.toml").write_text(file.read_text())
+    answer = poolkit("bootstrap", "-e", "dev", "--yes")
+    assert answer.returncode == 2
+    assert "poolkit-dev-two" in answer.stderr
