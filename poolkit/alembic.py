@@ -353,6 +353,13 @@ class Scripts:
         scripts = self._directory().walk_revisions()
         return any(script.revision == revision for script in scripts)
 
+    def leads_to(self, earlier: str, later: str) -> bool:
+        """Return whether a revision is another one, or among those before it."""
+        if not (self.knows(earlier) and self.knows(later)):
+            return False
+        before = self._directory().iterate_revisions(later, "base")
+        return any(script.revision == earlier for script in before)
+
     def upgrade_sql(self, revisions: str = "head") -> str:
         """Return the SQL of an upgrade, for a database that only its administrator may change.
 

@@ -19,6 +19,7 @@
     ├── UnreadableMessage (ValueError)            a message is no task of this worker
     ├── NotStarted (RuntimeError)                 a database was used outside its lifespan
     ├── MigrationError                            the schema cannot be upgraded
+    ├── RoleError                                 the application's role cannot be made
     ├── PreparationFailed                         the command `schema` or `seed` failed
     ├── MonitoringNotAllowed (PermissionError)    the role may not read the server's activity
     ├── RunFolderError (ValueError)               a folder is no run, or a file in it is broken
@@ -210,6 +211,10 @@ class NotStarted(PoolkitError, RuntimeError):
 
 class MigrationError(PoolkitError):
     """The schema cannot be upgraded by this role, now or by this version; the message says why."""
+
+
+class RoleError(PoolkitError):
+    """The application's role cannot be made, or has more rights than an application may have."""
 
 
 class PreparationFailed(PoolkitError):

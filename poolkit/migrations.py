@@ -17,7 +17,7 @@ from poolkit.errors import ConfigurationError, LockTimeout, MigrationError, how_
 from poolkit.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -100,22 +100,34 @@ class Migrations:
             revision: str | None = self.scripts.current(engine)
             return revision
 
-    def check(self) -> str:
+    def check(self, needed: Sequence[str] = ()) -> str:
         """Return the database's revision, which this version of the program can work with.
 
         That is the latest of the migrations, or one that a later version has added.
+
+        Args:
+            needed: the revisions that another program needs, instead of the latest ones.
 
         Raises:
             DatabaseUnavailable: as `upgrade`.
             MigrationError: the database is behind.
         """
-        revision = self.current()
-        if revision is None or (self.knows(revision) and revision not in self.heads()):
-            raise MigrationError(
-                f"the database is at {revision or 'no revision'}, and this version of the program "
-                f"needs {', '.join(self.heads())}; run `poolkit db upgrade` first"
-            )
-        return revision
+        revision, wanted = self.current(), tuple(needed) or self.heads()
+        if revision is not None and (
+            revision in wanted
+            or not self.knows(revision)
+            or (bool(needed) and all(self._leads_to(each, revision) for each in needed))
+        ):
+            return revision
+        raise MigrationError(
+            f"the database is at {revision or 'no revision'}, and this version of the program "
+            f"needs {', '.join(wanted)}; run `poolkit db upgrade` first"
+        )
+
+    def _leads_to(self, earlier: str, later: str) -> bool:
+        """Return whether a revision is among those before another one."""
+        ask = getattr(self.scripts, "leads_to", None)
+        return ask is not None and bool(ask(earlier, later))
 
     def heads(self) -> tuple[str, ...]:
         """Return the latest revisions of the migrations."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,7 +20,7 @@ except ImportError:  # the library alone was installed
     sys.exit(f"poolkit: the command line needs click; install it with: {how_to_install('cli')}")
 
 from poolkit.cli import budget, deploy, init, smoke
-from poolkit.cli.extras import require_posix
+from poolkit.cli.extras import require, require_posix
 from poolkit.masking import masked, printable
 
 try:
@@ -169,7 +170,7 @@ def holders(
 
 db = click.Group(
     "db",
-    help="""Upgrade the database's schema, or print its revision.
+    help="""Upgrade or check the database's schema, or make the application's role.
 
     The DATABASE_* variables name the database, as for a deployable.
     """,
@@ -229,15 +230,65 @@ def current(name: str | None) -> None:
 
 @db.command()
 @_migrations_option
-def check(name: str | None) -> None:
+@click.option(
+    "--revision",
+    "revisions",
+    multiple=True,
+    help="a revision that the database must have, instead of the latest; repeatable",
+)
+def check(name: str | None, revisions: tuple[str, ...]) -> None:
     """Fail while the database lacks migrations that this version of the program has.
 
     A database that a later version has upgraded passes, so that an earlier one can be deployed again.
+    With APPLICATION_SECRET_ARN, the application's role must exist, too.
     """
+    from poolkit import database_role  # noqa: PLC0415
     from poolkit.config.settings import Settings  # noqa: PLC0415
     from poolkit.migrations import Migrations  # noqa: PLC0415
 
-    click.echo(Migrations.find(name, Settings.from_environ(default_target="script")).check())
+    settings = Settings.from_environ(default_target="script")
+    click.echo(Migrations.find(name, settings).check(revisions))
+    if os.environ.get("APPLICATION_SECRET_ARN"):
+        database_role.check(settings, database_role.ApplicationRole.from_environ())
+
+
+@db.command()
+@click.option("--environment", "-e", metavar="NAME", help="run it inside the VPC of an environment")
+@click.option("--iam", is_flag=True, help="log in with IAM tokens of RDS, without a password")
+@click.option("--rotate", is_flag=True, help="make a new password in APPLICATION_SECRET_ARN")
+@click.option("--wait", type=float, default=15.0, show_default=True, help="minutes; only with -e")
+def role(*, environment: str | None, iam: bool, rotate: bool, wait: float) -> None:
+    """Create the application's role, or bring an existing one up to date.
+
+    The role reads and writes rows of all tables, also of later ones, and cannot change the schema. Run
+    this as the schema's owner, which the DATABASE_* variables name. The role's login is
+    APPLICATION_SECRET_ARN, or APPLICATION_USER (app) and APPLICATION_PASSWORD or
+    APPLICATION_PASSWORD_FILE. APPLICATION_SCHEMAS is public, APPLICATION_STATEMENT_TIMEOUT 15000 ms.
+
+    With -e, a task of the stack "migrate" does it, where the database and both secrets are.
+    """
+    if iam and rotate:
+        raise click.UsageError("--iam logs in without a password, so there is none to --rotate")
+    if environment is not None:
+        require("infra")
+        from poolkit.deploy.migrate.command import update_role  # noqa: PLC0415
+
+        update_role(environment, iam=iam, rotate=rotate, wait_minutes=wait)
+        return
+    from poolkit import database_role  # noqa: PLC0415
+    from poolkit.config.settings import Settings  # noqa: PLC0415
+
+    settings = Settings.from_environ(default_target="script")
+    if rotate:
+        notes = database_role.rotate(settings)
+        wanted = database_role.ApplicationRole.from_environ()
+    else:
+        wanted = database_role.ApplicationRole.from_environ(iam=iam)
+        notes = database_role.create_or_update(settings, wanted)
+    for note in notes:
+        click.echo(note)
+    login = "IAM tokens" if iam else "a password"
+    click.echo(f"{wanted.name} logs in with {login} and uses {', '.join(wanted.schemas)}")
 
 
 main.add_command(db)
@@ -246,6 +297,7 @@ main.add_command(budget.budget)
 main.add_command(deploy.bootstrap)
 main.add_command(deploy.package)
 main.add_command(deploy.deploy)
+main.add_command(deploy.migrate)
 main.add_command(deploy.destroy)
 main.add_command(smoke.smoke)
 main.add_command(deploy.reboot)

@@ -139,6 +139,17 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     is_flag=True,
     help="accept a connection budget with unknown numbers, as long as the known part fits",
 )
+@click.option(
+    "--migrate",
+    "migrates",
+    is_flag=True,
+    help="upgrade the database's schema first, with the image that is deployed",
+)
+@click.option(
+    "--schema-check/--no-schema-check",
+    default=True,
+    help="refuse code that the database's schema is behind of",
+)
 def deploy(
     *,
     target: str,
@@ -147,6 +158,8 @@ def deploy(
     skip: tuple[str, ...],
     images: tuple[str, ...],
     back_to: Path | None,
+    migrates: bool,
+    schema_check: bool,
     **options: Any,
 ) -> None:
     """Deploy a stack, or all stacks of an environment.
@@ -156,7 +169,8 @@ def deploy(
     deployment was refused before that, 130 after Ctrl-C.
     """
     require("infra")
-    from poolkit.deploy.deployment import DeployOptions, deploy  # noqa: PLC0415
+    from poolkit.deploy.deployment import DeployOptions  # noqa: PLC0415
+    from poolkit.deploy.migrate.release import deploy  # noqa: PLC0415
     from poolkit.deploy.recorded import read_recorded  # noqa: PLC0415
     from poolkit.deploy.rollback import UNFINISHED, earlier_image, roll_back  # noqa: PLC0415
 
@@ -173,7 +187,8 @@ def deploy(
         images = (earlier_image(target, environment, rollback),)
     if back_to:
         options["parameters"] += read_recorded(back_to, target, environment)
-    deploy(DeployOptions(target=target, environment=environment, images=images, **options))
+    chosen = DeployOptions(target=target, environment=environment, images=images, **options)
+    deploy(chosen, migrate=migrates, schema_check=schema_check)
 
 
 @click.command()
@@ -254,3 +269,23 @@ def rehearse(environment: str | None, *, verbose: bool) -> None:
     from poolkit.deploy.rehearsal.command import rehearse  # noqa: PLC0415
 
     rehearse(environment, verbose=verbose)
+
+
+@click.command()
+@_environment_option
+@click.option("--image", help="the image with the migrations  [default: that of the stack]")
+@click.option("--check", is_flag=True, help="change nothing; fail while the schema is behind")
+@click.option(
+    "--wait", type=float, default=60.0, show_default=True, help="minutes to follow the task"
+)
+def migrate(*, environment: str, image: str | None, check: bool, wait: float) -> None:
+    """Upgrade the database's schema, by a task inside the VPC.
+
+    Deploys the stack "migrate" with the image, runs its migrations and shows their log. Two at once
+    are safe. Exit status: 0, 1 if the task failed, did not start or found the schema behind, 2 if it
+    was refused before anything ran, 130 after Ctrl-C, which leaves the task running.
+    """
+    require("infra")
+    from poolkit.deploy.migrate.command import migrate  # noqa: PLC0415
+
+    migrate(environment, image=image, check=check, wait_minutes=wait)

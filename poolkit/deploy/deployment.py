@@ -274,7 +274,7 @@ class Deployment:
         if change_set is None:
             self.console.print(f"\n{request.name}: nothing to change", style="green")
             return "unchanged"
-        if not (agreed or self._agreed(template, change_set, reboots)):
+        if not (agreed or self._agreed(template, values, change_set, reboots)):
             self.console.print(f"{request.name}: not changed")
             return "declined"
         database.remember_running(self.aws, reboots)
@@ -411,7 +411,13 @@ class Deployment:
             discard(self.aws.cloudformation, change_set)
             raise
 
-    def _agreed(self, template: Template, change_set: ChangeSet, reboots: Reboots) -> bool:
+    def _agreed(
+        self,
+        template: Template,
+        values: dict[str, str],
+        change_set: ChangeSet,
+        reboots: Reboots,
+    ) -> bool:
         """Print the plan and return whether to execute it; otherwise it is discarded."""
         print_plan(self.console, change_set)
         for text in reboots.texts:
@@ -419,11 +425,24 @@ class Deployment:
         agreed = False
         try:
             database.require_new_names(template, change_set)
-            agreed = self.agrees(change_set)
+            if self.agrees(change_set):
+                self.before_change(template, values)
+                agreed = True
         finally:
             if not agreed:
                 discard(self.aws.cloudformation, change_set)
         return agreed
+
+    def before_change(self, template: Template, values: dict[str, str]) -> None:
+        """Check what can be checked only now; `poolkit deploy` checks the schema here.
+
+        Args:
+            template: of the stack.
+            values: of its parameters, to which was agreed.
+
+        Raises:
+            DeployError: the stack must not be changed.
+        """
 
     def agrees(self, change_set: ChangeSet) -> bool:
         """Return what --yes or the terminal answers to the plan.

@@ -17,7 +17,7 @@ from moto.cloudformation.responses import CloudFormationResponse
 from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeLoadBalancer
-from moto.rds.models import DBParameterGroup
+from moto.rds.models import DBParameterGroup, MasterUserSecret
 from samtranslator.translator.transform import transform
 
 from poolkit.deploy.rehearsal import moto_stacks
@@ -44,6 +44,8 @@ GAPS = {
     "types": "many types and attributes are unknown; references to them come to nothing",
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
     "secrets": "AWS::SecretsManager::Secret is one of them: none is made",
+    "a database's secret": "MasterUserSecret.SecretArn is no attribute of an instance or a cluster",
+    "tasks": "RunTask runs nothing, and takes any subnet; see moto_tasks.py",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
     "reboots": "a static parameter of RDS is applied at once, and no group is pending-reboot",
     "names": "a stack may have any name",
@@ -244,6 +246,10 @@ def _cidr(block, count, bits):
 def _attribute(clean, argument, resources):
     words = argument.split(".") if isinstance(argument, str) else argument
     parts = [words[0], ".".join(words[1:])]
+    if parts[1] == "MasterUserSecret.SecretArn" and (database := resources[parts[0]]) is not None:
+        if not hasattr(database, "master_user_secret"):
+            database.master_user_secret = MasterUserSecret(database, None)
+        return database.master_user_secret.secret_arn
     try:
         found = clean({"Fn::GetAtt": parts}, resources)
     except Exception:  # noqa: BLE001 - each type of moto's has its own way not to know
