@@ -31,9 +31,9 @@ def bucket(aws):
 
 
 def deploy(poolkit, target, *words, environment="dev", **options):
-    return poolkit(
-        "deploy", target, "-e", environment, "--no-lint", "--no-budget", "--yes", *words, **options
-    )
+    # The schema's check runs a task: test_migrate.py.
+    unchecked = ("--no-lint", "--no-budget", "--no-schema-check")
+    return poolkit("deploy", target, "-e", environment, *unchecked, "--yes", *words, **options)
 
 
 def statuses():

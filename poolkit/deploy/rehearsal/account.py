@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ class RehearsalAccount:
         endpoint: the address of its server.
         region: the region of the stacks.
     """
+
+    tasks: Any
+    """The tasks of ECS (`moto_tasks.LocalTasks`); `project` is the code that they run."""
 
     def __init__(self, endpoint: str, region: str) -> None:
         self.variables = {
@@ -106,6 +112,8 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - a second, and an extra
 
     from poolkit.deploy.rehearsal.moto_gaps import fill_gaps  # noqa: PLC0415
+    from poolkit.deploy.rehearsal.moto_tasks import LocalTasks  # noqa: PLC0415
+    from poolkit.local.postgres import EmbeddedPostgres  # noqa: PLC0415
 
     # Requests, and types that it does not make, are no part of a rehearsal's output.
     for name in ("werkzeug", "moto"):
@@ -120,11 +128,21 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
     before = dict(os.environ)
     # The server itself asks for the region, when it translates a SAM template.
     os.environ.update(account.variables)
-    try:
-        yield account
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        for thread in executions.threads:
-            thread.join(60)
-        server.stop()
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
+
+        @functools.cache
+        def postgres() -> EmbeddedPostgres:
+            return stack.enter_context(EmbeddedPostgres(Path(folder), durable=False))
+
+        account.tasks = LocalTasks(executions, postgres, Path.cwd(), account.variables)  # type: ignore[no-untyped-call]
+        account.tasks.fill(_Replacements())
+        try:
+            yield account
+        finally:
+            account.tasks.end()
+            os.environ.clear()
+            os.environ.update(before)
+            for thread in executions.threads:
+                thread.join(60)
+            server.stop()

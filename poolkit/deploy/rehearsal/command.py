@@ -72,6 +72,7 @@ def rehearse(environment_name: str | None, *, verbose: bool = False) -> None:
         region = StackEnvironment.read(project.root, name).region or "eu-central-1"
         with open_account(region) as account, tempfile.TemporaryDirectory() as temporary:
             copy = _copy_project(project.root, Path(temporary) / project.root.name)
+            account.tasks.project = copy
             console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
             _Rehearsal(console, account, copy, name, verbose=verbose).run()
     print_unproven(console, project.root)

@@ -7,7 +7,9 @@ each gap, so that the filling goes when moto has closed it. It never accepts wha
 
 import ipaddress
 import itertools
+import json
 import re
+import uuid
 
 import yaml
 from moto.cloudformation import parsing
@@ -248,7 +250,16 @@ def _attribute(clean, argument, resources):
     parts = [words[0], ".".join(words[1:])]
     if parts[1] == "MasterUserSecret.SecretArn" and (database := resources[parts[0]]) is not None:
         if not hasattr(database, "master_user_secret"):
-            database.master_user_secret = MasterUserSecret(database, None)
+            database.master_user_secret = made = MasterUserSecret(database, None)
+            # moto's own says "admin", whatever the template says.
+            named = parsing.clean_json(
+                resources._resource_json_map[parts[0]]["Properties"]["MasterUsername"], resources
+            )
+            login = {"username": named, "password": uuid.uuid4().hex}
+            secret = json.dumps(login)
+            made.secretsmanager.put_secret_value(
+                made.secret_arn, secret, None, None, ["AWSCURRENT"]
+            )
         return database.master_user_secret.secret_arn
     try:
         found = clean({"Fn::GetAtt": parts}, resources)

@@ -252,7 +252,9 @@ class _Task:
         self.state |= {"desiredStatus": "STOPPED", "lastStatus": "STOPPED"}
 
     def _environ(self):
-        named = {each["name"]: str(each["value"]) for each in self._container.get("environment", ())}
+        named = {
+            each["name"]: str(each["value"]) for each in self._container.get("environment", ())
+        }
         named |= {each["name"]: each["value"] for each in self._override.get("environment", ())}
         named |= self._tasks.image_variables.get(self._container["image"], {})
         variables = self._tasks.database(named, self._account, self._region)
