@@ -10,6 +10,8 @@ from deploy.registry import push_every_image, push_image
 from deploy.test_own_stacks import ACCOUNT
 from poolkit_command import ROOT, run_here
 
+from poolkit.deploy.rehearsal.moto_tasks import LocalTasks
+
 SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webapp", "worker")
 BLOCKS = re.findall(
     r"^```sh\n(.*?)^```$", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE | re.DOTALL
@@ -26,7 +28,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def checkout(tmp_path, aws):
+def checkout(tmp_path, aws, gate, new_postgres, monkeypatch):
     """Clone the project, with an account's own values where it says "replace"."""
     folder = tmp_path / "poolkit"
     for name in SOURCES:
@@ -40,7 +42,12 @@ def checkout(tmp_path, aws):
     for file in folder.glob("infra/environments/*.toml"):
         text = file.read_text().replace("000000000000", ACCOUNT)
         file.write_text(re.sub('CertificateArn = ".*?"', f'CertificateArn = "{certificate}"', text))
-    return folder
+    with new_postgres() as server:
+        tasks = LocalTasks(gate, lambda: server, folder, aws)
+        tasks.fill(monkeypatch)
+        yield folder
+        tasks.end()
+        gate.end()
 
 
 def run_block(text, checkout, aws, wanted=0):
@@ -70,7 +77,7 @@ def test_the_commands_of_the_document_run_in_its_order(checkout, aws):
     run_block(packages, checkout, aws)
     # CI deploys what has been deployed before.
     run_block("poolkit bootstrap --environment prod", checkout, aws)
-    run_block("poolkit deploy all --environment prod", checkout, aws)
+    run_block("poolkit deploy all --environment prod --migrate", checkout, aws)
     push_image("poolkit-web", "release-7", content="7")
     run_block(in_ci, checkout, aws)
     refused = run_block(rollback, checkout, aws, wanted=2)
