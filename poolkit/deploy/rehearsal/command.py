@@ -130,10 +130,13 @@ class _Rehearsal:
     environment_name: str
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        self.environment = StackEnvironment.read(self.project, self.environment_name)
+
     def run(self) -> None:
         """Run every step. Raises `DeploymentFailed` at the first that ends otherwise."""
         started = time.monotonic()
-        environment = StackEnvironment.read(self.project, self.environment_name)
+        environment = self.environment
         if (self.project / "infra/bootstrap.yaml").is_file():
             self._step("The account's own stacks", "bootstrap", "--yes")
         if "lambda" in environment.tables and not (self.project / "build/lambda.zip").is_file():
@@ -141,21 +144,15 @@ class _Rehearsal:
         images = self._images(environment)
         first, second = (self._push(images, release) for release in ("release-1", "release-2"))
 
-        self._step("The first deployment", "deploy", "all", "--yes", *first)
+        self._step("The first deployment", "deploy", "all", "--yes", "--migrate", *first)
         self._require_complete(environment)
         again = self._step("The same again changes nothing", "deploy", "all", "--yes")
         if (unchanged := again.count("nothing to change")) != len(environment.chosen(ALL)):
             raise DeploymentFailed(f"only {unchanged} stacks had nothing to change\n{again}")
         self._step("Every stack is complete", "status")
 
-        # The migration's comes first, and a service is what releases are about.
-        for target in list(images)[1:2]:
-            repository = images[target]
-            missing = f"{repository}@sha256:{'0' * 64}"
-            words = ("deploy", target, "--yes", "--image")
-            self._step("An image that does not exist is refused", *words, missing, wanted=2)
-            self._step("The next release", *words, second[1].partition("=")[2])
-            self._step("Back to the release before", *words[:3], "--rollback", "previous")
+        if "web" in images:
+            self._release(images["web"], second)
         self._fail_an_update(environment)
         self._remove(environment)
         seconds = time.monotonic() - started
@@ -182,6 +179,17 @@ class _Rehearsal:
         pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
         return tuple(word for pair in pairs for word in ("--parameter", pair))
 
+    def _release(self, repository: str, options: tuple[str, ...]) -> None:
+        """Deploy the next release of the web service, and go back to the one before."""
+        image = next(text for text in options if text.startswith("web.")).partition("=")[2]
+        words = ("deploy", "web", "--yes")
+        missing = f"{repository}@sha256:{'0' * 64}"
+        self._step("An image that does not exist is refused", *words, "--image", missing, wanted=2)
+        if "migrate" in self.environment.tables:
+            self._step("The schema of the next release", "migrate", "--image", image)
+        self._step("The next release", *words, "--image", image)
+        self._step("Back to the release before", *words, "--rollback", "previous")
+
     def _fail_an_update(self, environment: StackEnvironment) -> None:
         """Deploy a template with a resource that AWS refuses, and the right one afterwards."""
         target = environment.chosen(ALL)[-1]
@@ -205,7 +213,9 @@ class _Rehearsal:
             self._step("Removal is refused while it is protected", "destroy", "all", wanted=2)
         words = ("destroy", "all", "--lift-protection", "--yes-delete", environment.family)
         self._step("Removal", *words)
-        names = {environment.stack_name(name) for name in environment.every() if name not in PREPARED}
+        names = {
+            environment.stack_name(name) for name in environment.every() if name not in PREPARED
+        }
         if left := names & self.account.statuses().keys():
             raise DeploymentFailed(f"after the removal there still is {', '.join(sorted(left))}")
 
