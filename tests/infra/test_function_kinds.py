@@ -1,6 +1,6 @@
 """The two other kinds of functions, Managed Instances and Web Functions: stacks that an environment adds.
 
-No environment of this project has them; each test gives one a table, as docs/infrastructure.md shows.
+No environment of this project has them; each test gives one a table, as docs/function-kinds.md shows.
 """
 
 import importlib
@@ -103,7 +103,7 @@ def test_the_tables_of_the_document_are_complete(template, environment):
     parameters = declared(f"{template}.yaml")["Parameters"]
     needed = {name for name, each in parameters.items() if "Default" not in each}
     assert set(table) == needed | {"AlarmTopicArn"}
-    document = (ROOT / "docs" / "infrastructure.md").read_text()
+    document = (ROOT / "docs" / "function-kinds.md").read_text()
     (shown,) = re.findall(r"\[managedfunction\]\n(?:.+\n)+?(?=```)", document)
     assert set(tomllib.loads(shown)["managedfunction"]) == set(table)
 

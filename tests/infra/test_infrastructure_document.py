@@ -1,6 +1,7 @@
 """docs/infrastructure.md has the numbers of the templates and the environments."""
 
 import re
+import tomllib
 
 from infra.deployed import ENVIRONMENTS, INFRA, ROOT, answer_of, deployment_of
 
@@ -75,3 +76,23 @@ def test_every_template_is_described():
     """The table of templates names each of them."""
     named = set(re.findall(r"^\| `(\w+\.yaml)` \|", TEXT, re.MULTILINE))
     assert named == {file.name for file in INFRA.glob("*.yaml")} - {"compose.yaml"}
+
+
+def test_what_no_machine_has_proven_is_the_same_in_both_lists():
+    """Row by row: `poolkit rehearse` prints what the document has, with the same commands."""
+    chapter = TEXT.partition("## What no machine has proven\n")[2]
+    described = {}
+    for section in chapter.split("\n### ")[1:]:
+        title, _, table = section.partition("\n")
+        lines = re.findall(r"^\| (.+) \| (.+) \| `(.+)` \|$", table, re.MULTILINE)
+        described[title] = lines
+    listed = tomllib.loads((INFRA / "unproven.toml").read_text())["unproven"]
+    assert described == {
+        title: [(row["what"], row["why"], row["command"]) for row in listed if row["needs"] == need]
+        for need, title in {
+            "account": "It needs an AWS account",
+            "docker": "It needs Docker and a registry",
+            "cluster": "It needs a Kubernetes cluster",
+        }.items()
+    }
+    assert sum(map(len, described.values())) == len(listed)

@@ -21,7 +21,7 @@ pytestmark = [
 KUBERNETES = INFRA / "kubernetes"
 OPTIONAL = ("ingress", "gateway", "keda", "security-groups", "monitoring")
 VARIANTS = ("base", "local", "dev", "prod", *(f"prod with {each}" for each in OPTIONAL))
-OLDEST, NEWEST = "1.30", "1.37"  # docs/infrastructure.md; the newest that the validator has
+OLDEST, NEWEST = "1.30", "1.37"  # docs/kubernetes.md; the newest that the validator has
 # Fields that an update may not change (Kubernetes API reference, "immutable").
 IMMUTABLE = {
     "Deployment": lambda spec: spec["selector"],
@@ -421,5 +421,5 @@ def test_an_unknown_field_is_noticed(tmp_path):
 
 def test_the_document_names_the_oldest_version():
     """A field of a newer version would be dropped without a word: preStop's `sleep` is one."""
-    text = (ROOT / "docs" / "infrastructure.md").read_text()
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
     assert f"Kubernetes {OLDEST} or" in text.replace("\n", " ")

@@ -113,10 +113,12 @@ def _copy_project(root: Path, copy: Path) -> Path:
 def print_unproven(console: Console, root: Path) -> None:
     """Print what a rehearsal cannot prove, and the command that proves each on an account."""
     rows = tomllib.loads((root / "infra/unproven.toml").read_text(encoding="utf-8"))["unproven"]
-    console.print("\nWhat only an account can prove:", style="bold")
+    console.print("\nWhat only an account can prove, and the command that proves it:", style="bold")
     for row in rows:
-        console.print(f"- {row['what']}: {row['why']}")
-        console.print(f"  $ {row['command']}", style="dim", soft_wrap=True)
+        if row["needs"] == "account":
+            console.print(f"- {row['what'].replace('`', '')}", highlight=False)
+            console.print(f"  $ {row['command']}", style="dim", highlight=False, soft_wrap=True)
+    console.print("The reasons, and what Docker or a cluster must prove: docs/infrastructure.md")
 
 
 @dataclass
