@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from click.testing import CliRunner
-from processes import ROOT, Finished, run
+from processes import PATIENCE_S, ROOT, Finished, run
 
 from poolkit.cli import main
 
@@ -16,10 +16,24 @@ POOLKIT = Path(sys.executable).with_name("poolkit")
 Answer: TypeAlias = Finished
 
 
-def run_process(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str) -> Answer:
-    """Run it as a user does, without a terminal; keywords are variables."""
+def run_process(
+    *arguments: Any,
+    cwd: Path = ROOT,
+    typed: str = "",
+    timeout_s: float = PATIENCE_S,
+    **environ: str,
+) -> Answer:
+    """Run it as a user does, without a terminal; further keywords are variables."""
     variables = {"COLUMNS": "200"} | environ
-    return run(POOLKIT, *arguments, cwd=cwd, typed=typed, environ=variables, clean=True)
+    return run(
+        POOLKIT,
+        *arguments,
+        cwd=cwd,
+        typed=typed,
+        timeout_s=timeout_s,
+        environ=variables,
+        clean=True,
+    )
 
 
 def run_here(*arguments: Any, cwd: Path = ROOT, typed: str = "", **environ: str) -> Answer:

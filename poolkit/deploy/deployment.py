@@ -118,7 +118,7 @@ class Deployment:
         self._given = {name: given[name] | images[name] for name in names}
         self._reset = read_resets(self.options.reset_parameters, names)
         self._chosen: dict[str, Chosen] = {}
-        self._images: dict[str, dict[str, str]] = {name: {} for name in names}
+        self._resolved_images: dict[tuple[str, str], str] = {}
 
     def run(self) -> None:
         """Check everything, then deploy each stack. Raises as `deploy`."""
@@ -147,6 +147,9 @@ class Deployment:
                 self._print([preflight.check_package(self._package(template), template, values)])
         names = {template.name for template in self.templates}
         preflight.check_prepared(self.aws, self.environment, names)
+        if not options.plan_only:  # a plan may be wanted before an image is there
+            for template in self.templates:
+                self._check_images(template)
         if options.lint:
             self._print([preflight.check_lint(template.file for template in self.templates)])
         if options.budget:
@@ -292,25 +295,47 @@ class Deployment:
         )
         return "executed"
 
+    def _check_images(self, template: Template) -> None:
+        """Check the images that are known before any stack is changed. Raises `DeployError`.
+
+        An image that depends on a stack of this deployment is checked with that stack.
+        """
+        environment = self.environment
+        values = environment.tables[template.name] | self._chosen[template.name].values
+        for parameter in images.image_parameters(template):
+            given = template.value_of(parameter, values)
+            named = environment.stacks_named(given)
+            if not given or is_masked(given) or not named <= {*PREPARED}:
+                continue
+            outputs = deployed_outputs(self.aws.cloudformation, environment, named)
+            uri = environment.resolved_text(given, outputs, table=template.name)
+            self._resolve_image(template, parameter, uri, values)
+
+    def _resolve_image(
+        self, template: Template, parameter: str, given: str, values: dict[str, str]
+    ) -> str:
+        """Return an image by digest, the same one whenever this run asks. Raises `DeployError`."""
+        architecture = images.architecture_of(template, parameter, values)
+        key = (given, architecture)
+        if key not in self._resolved_images:
+            resolved = images.resolve(
+                self.aws, given, template=template.name, architecture=architecture
+            )
+            shown = Checked(f"image: {resolved.uri}")
+            if resolved.warning:
+                shown = Checked(f"image: {resolved.warning}", is_shown=False)
+            self._print([shown])
+            self._resolved_images[key] = resolved.uri
+        return self._resolved_images[key]
+
     def _resolved(self, template: Template, outputs: dict[str, dict[str, str]]) -> dict[str, str]:
         """Return the parameters as they are deployed: outputs, images and code put in."""
         environment, s3 = self.environment, self.aws.client("s3")
         values = environment.resolved(template.name, outputs) | self._chosen[template.name].values
         for parameter in images.image_parameters(template):
             given = template.value_of(parameter, values)
-            if not given or is_masked(given):
-                continue
-            resolved = images.resolve(
-                self.aws,
-                given,
-                template=template.name,
-                architecture=images.architecture_of(template, parameter, values),
-            )
-            values[parameter] = resolved.uri
-            if resolved.warning:
-                self._print([Checked(f"image: {resolved.warning}", is_shown=False)])
-            else:
-                self._print([Checked(f"image: {resolved.uri}")])
+            if given and not is_masked(given):
+                values[parameter] = self._resolve_image(template, parameter, given, values)
         if self._takes_code(template):
             bucket = values.get("CodeBucket") or self._of_stack(
                 self.environment.code_bucket, template

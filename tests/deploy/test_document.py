@@ -1,4 +1,4 @@
-"""docs/deploying.md from its first command to its last, in this order, as far as moto goes."""
+"""docs/deploying.md and docs/deployments.md: their commands, in their order, as far as moto goes."""
 
 import re
 import shlex
@@ -13,9 +13,14 @@ from poolkit_command import ROOT, run_here
 from poolkit.deploy.rehearsal.moto_tasks import LocalTasks
 
 SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webapp", "worker")
-BLOCKS = re.findall(
-    r"^```sh\n(.*?)^```$", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE | re.DOTALL
-)
+
+
+def blocks(page):
+    """Give the commands of a page, block by block, without what belongs to no account."""
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 AGREED = {"bootstrap": ("--yes",), "deploy": ("--yes",), "destroy": ("--yes-delete", "poolkit-dev")}
 """What a person does on the terminal: agree to the plan, or type the name."""
 
@@ -54,31 +59,61 @@ def run_block(text, checkout, aws, wanted=0):
     for line in text.splitlines():
         program, command, *words = shlex.split(line, comments=True)
         assert program == "poolkit"
-        if command != "status" and not {"--plan-only", "--yes", "--rollback"} & set(words):
+        # Undoing an unfinished change has no plan to agree to.
+        if not {"--plan-only", "--yes"} & set(words) and words[-1] != "--rollback":
             words += AGREED.get(command, ())
         answer = run_here(command, *words, cwd=checkout, **aws)
         said = f"{line}\n{answer.stdout[-3000:]}{answer.stderr}"
         assert answer.returncode == wanted, said
-        if command == "bootstrap":
-            push_every_image()  # by hand there, with docker
     return said
 
 
+def stacks():
+    found = boto3.client("cloudformation").describe_stacks()["Stacks"]
+    return {each["StackName"]: each["StackStatus"] for each in found}
+
+
+def push_releases():
+    """Push what the pages build by hand with docker: two releases, and an earlier latest."""
+    for repository in ("poolkit-web", "poolkit-worker"):
+        for release in ("release-1", "release-2"):
+            push_image(repository, release, content=release)
+
+
 @pytest.mark.sample
-def test_the_commands_of_the_document_run_in_its_order(checkout, aws):
-    """From an empty account to a deployment and its removal, step by step, and in CI."""
-    at_a_glance, prepare, step_by_step, packages, in_ci, rollback = BLOCKS
-    run_block("poolkit package lambda", checkout, aws)
-    run_block(at_a_glance, checkout, aws)
-    stacks = boto3.client("cloudformation").describe_stacks()["Stacks"]
-    assert {each["StackName"] for each in stacks} == {"poolkit-bootstrap", "poolkit-dev-access"}
+def test_the_way_to_a_release_and_back_runs_in_its_order(checkout, aws):
+    """docs/deploying.md: from an empty account to a release, a bad one, back, and removal."""
+    prepare, build, first, following, parameters, back, remove = blocks("deploying.md")
     run_block(prepare, checkout, aws)
-    run_block(step_by_step, checkout, aws)
+    assert set(stacks()) == {"poolkit-bootstrap", "poolkit-dev-access"}
+    run_block(build, checkout, aws)
+    push_releases()
+    run_block(first, checkout, aws)
+    run_block(following, checkout, aws)
+    run_block(parameters, checkout, aws)
+    second = image_of("poolkit-dev-web")
+    run_block(back, checkout, aws)
+    assert image_of("poolkit-dev-web") != second
+    assert {status.rpartition("_")[2] for status in stacks().values()} == {"COMPLETE"}
+    run_block(remove, checkout, aws)
+    assert set(stacks()) == {"poolkit-bootstrap", "poolkit-dev-access"}
+
+
+def image_of(stack):
+    (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    values = {each["ParameterKey"]: each["ParameterValue"] for each in found["Parameters"]}
+    return values["ImageUri"]
+
+
+@pytest.mark.sample
+def test_the_commands_of_the_details_run(checkout, aws):
+    """docs/deployments.md: packages, production's deployments, and nothing to undo in the end."""
+    packages, in_production, rollback = blocks("deployments.md")
     run_block(packages, checkout, aws)
-    # CI deploys what has been deployed before.
     run_block("poolkit bootstrap --environment prod", checkout, aws)
-    run_block("poolkit deploy all --environment prod --migrate", checkout, aws)
+    push_every_image()
     push_image("poolkit-web", "release-7", content="7")
-    run_block(in_ci, checkout, aws)
+    run_block("poolkit deploy all --environment prod --migrate", checkout, aws)
+    run_block(in_production, checkout, aws)
     refused = run_block(rollback, checkout, aws, wanted=2)
     assert "no unfinished change to undo" in refused

@@ -52,6 +52,14 @@ class Release(Deployment):
     _is_migrated: bool = field(default=False, init=False)
     _declined: set[str] = field(default_factory=set, init=False)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.migrate and "ImageUri" not in self._given.get(TEMPLATE, {"ImageUri": ""}):
+            # The migrations are those of the code that is deployed.
+            given = [self._given[name].get("ImageUri") for name in CODE if name in self._given]
+            if image := next(filter(None, given), None):
+                self._given[TEMPLATE]["ImageUri"] = image
+
     def check(self) -> None:
         """Make every check, the first of the schema too. Raises `DeployError`."""
         super().check()

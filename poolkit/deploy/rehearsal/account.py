@@ -77,6 +77,14 @@ class RehearsalAccount:
         stacks = self.client("cloudformation").describe_stacks()["Stacks"]
         return {stack["StackName"]: stack["StackStatus"] for stack in stacks}
 
+    def make_bucket(self, name: str) -> None:
+        """Create a bucket, which a project without a bootstrap stack has made by hand."""
+        options = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
+        # The first region of S3 is the default, and refuses its own name.
+        self.client("s3").create_bucket(
+            Bucket=name, **{} if self._region == "us-east-1" else options
+        )
+
     def push_image(self, repository: str, release: str, architecture: str = "arm64") -> str:
         """Put an image into a repository, as `docker push` does, and return its digest.
 
@@ -103,12 +111,17 @@ class RehearsalAccount:
 
 
 @contextmanager
-def open_account(region: str) -> Iterator[RehearsalAccount]:
+def open_account(region: str, project: Path | None = None) -> Iterator[RehearsalAccount]:
     """Serve an empty account until the block ends.
 
     Args:
         region: the region of the stacks.
+        project: the code that every image has; None is the working directory.
     """
+    before = dict(os.environ)
+    # A profile or an address of the user's must lead neither the server nor a step anywhere.
+    for name in [name for name in before if name.startswith("AWS_")]:
+        del os.environ[name]
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - a second, and an extra
 
     from poolkit.deploy.rehearsal.moto_gaps import fill_gaps  # noqa: PLC0415
@@ -125,7 +138,6 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     account = RehearsalAccount("http://{}:{}".format(*server.get_host_and_port()), region)
-    before = dict(os.environ)
     # The server itself asks for the region, when it translates a SAM template.
     os.environ.update(account.variables)
     with ExitStack() as stack:
@@ -135,7 +147,7 @@ def open_account(region: str) -> Iterator[RehearsalAccount]:
         def postgres() -> EmbeddedPostgres:
             return stack.enter_context(EmbeddedPostgres(Path(folder), durable=False))
 
-        account.tasks = LocalTasks(executions, postgres, Path.cwd(), account.variables)  # type: ignore[no-untyped-call]
+        account.tasks = LocalTasks(executions, postgres, project or Path.cwd(), account.variables)  # type: ignore[no-untyped-call]
         account.tasks.fill(_Replacements())
         try:
             yield account

@@ -70,11 +70,11 @@ def rehearse(environment_name: str | None, *, verbose: bool = False) -> None:
     console = new_console()
     for name in names:
         region = StackEnvironment.read(project.root, name).region or "eu-central-1"
-        with open_account(region) as account, tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary:
             copy = _copy_project(project.root, Path(temporary) / project.root.name)
-            account.tasks.project = copy
-            console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
-            _Rehearsal(console, account, copy, name, verbose=verbose).run()
+            with open_account(region, copy) as account:
+                console.print(f"\n{name}: an empty account on this machine, {region}", style="bold")
+                _Rehearsal(console, account, copy, name, verbose=verbose).run()
     print_unproven(console, project.root)
 
 
@@ -111,8 +111,14 @@ def _copy_project(root: Path, copy: Path) -> Path:
 
 
 def print_unproven(console: Console, root: Path) -> None:
-    """Print what a rehearsal cannot prove, and the command that proves each on an account."""
-    rows = tomllib.loads((root / "infra/unproven.toml").read_text(encoding="utf-8"))["unproven"]
+    """Print what a rehearsal cannot prove, and the command that proves each on an account.
+
+    `infra/unproven.toml` lists it; a project that has copied only templates may lack the file.
+    """
+    file = root / "infra/unproven.toml"
+    if not file.is_file():
+        return
+    rows = tomllib.loads(file.read_text(encoding="utf-8"))["unproven"]
     console.print("\nWhat only an account can prove, and the command that proves it:", style="bold")
     for row in rows:
         if row["needs"] == "account":
@@ -141,12 +147,16 @@ class _Rehearsal:
         environment = self.environment
         if (self.project / "infra/bootstrap.yaml").is_file():
             self._step("The account's own stacks", "bootstrap", "--yes")
+        elif environment.code_bucket:
+            self.account.make_bucket(environment.code_bucket)
         if "lambda" in environment.tables and not (self.project / "build/lambda.zip").is_file():
             self._step("The function's package", "package", "lambda", of_environment=False)
         images = self._images(environment)
         first, second = (self._push(images, release) for release in ("release-1", "release-2"))
+        if "migrate" in environment.tables:
+            first = ("--migrate", *first)
 
-        self._step("The first deployment", "deploy", "all", "--yes", "--migrate", *first)
+        self._step("The first deployment", "deploy", "all", "--yes", *first)
         self._require_complete(environment)
         again = self._step("The same again changes nothing", "deploy", "all", "--yes")
         if (unchanged := again.count("nothing to change")) != len(environment.chosen(ALL)):
@@ -177,7 +187,8 @@ class _Rehearsal:
             uri: self.account.push_image(uri.partition("/")[2], release)
             for uri in sorted(set(images.values()))
         }
-        self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
+        if digests:
+            self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
         pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
         return tuple(word for pair in pairs for word in ("--parameter", pair))
 
