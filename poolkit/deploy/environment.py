@@ -23,6 +23,7 @@ shared by the environments of an account and a region, and is called <name_prefi
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ from poolkit.budget.read.parameters import OUTPUT, find_environment
 from poolkit.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from poolkit.budget.read.documents import Document
 
@@ -316,6 +317,12 @@ class Template:
                     f"{self.document.where('Parameters', name)} allows "
                     f"{pattern or ', '.join(allowed)}"
                 )
+            for bound, is_beyond in _BOUNDS.items():
+                if bound in declared and is_beyond(value, declared[bound]):
+                    raise DeployError(
+                        f"{origin}: [{self.name}] {name} is {value!r}, but "
+                        f"{self.document.where('Parameters', name)} has {bound} {declared[bound]}"
+                    )
         for name, declared in self.parameters.items():
             lacks = name not in values and name not in hidden
             if lacks and "Default" not in (declared or {}):
@@ -324,6 +331,23 @@ class Template:
                     f"{location}: parameter {name} has no default and no value; give it in "
                     f"[{self.name}] of {origin}, or with --parameter {name}=…"
                 )
+
+
+def _number(text: str) -> float:
+    """Return a number; what is none is within all bounds, and AWS refuses it."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+# CloudFormation User Guide, "Parameters": the bounds of numbers, and those of a text's length.
+_BOUNDS: Final[dict[str, Callable[[str, Any], bool]]] = {
+    "MinValue": lambda value, bound: _number(value) < float(bound),
+    "MaxValue": lambda value, bound: _number(value) > float(bound),
+    "MinLength": lambda value, bound: len(value) < int(bound),
+    "MaxLength": lambda value, bound: len(value) > int(bound),
+}
 
 
 # AWS CloudFormation API Reference, Tag: at most 50 for a stack, two of which are poolkit's.

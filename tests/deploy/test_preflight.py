@@ -69,6 +69,30 @@ def test_a_mistake_is_one_line_and_nothing_is_made(poolkit, shop, case):
     assert statuses() == {}
 
 
+@pytest.mark.parametrize(
+    ("declared", "value", "bound"),
+    [
+        ("Type: Number, MinValue: 2, MaxValue: 8", "1", "MinValue 2"),
+        ("Type: Number, MinValue: 2, MaxValue: 8", "8.5", "MaxValue 8"),
+        ("Type: String, MinLength: 2", "a", "MinLength 2"),
+        ("Type: String, MaxLength: 4", "abcde", "MaxLength 4"),
+    ],
+)
+def test_a_value_beyond_a_bound_is_refused(tmp_path, declared, value, bound):
+    """The line names the template's bound; a value at the bound is taken."""
+    file = tmp_path / "web.yaml"
+    file.write_text(
+        f"Parameters:\n  Size: {{{declared}}}\nResources: {{Topic: {{Type: AWS::SNS::Topic}}}}\n"
+    )
+    template = Template.read("web", file)
+    with pytest.raises(DeployError, match=f"Size is '{value}', but .*web.yaml:2 has {bound}"):
+        template.require_parameters({"Size": value}, tmp_path)
+    size = int(bound.partition(" ")[2])
+    template.require_parameters(
+        {"Size": str(size) if "Number" in declared else "a" * size}, tmp_path
+    )
+
+
 def test_an_output_that_is_not_there_is_named(poolkit, shop):
     """The message has the outputs that are there."""
     assert deploy(poolkit, "network").returncode == 0

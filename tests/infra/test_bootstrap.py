@@ -341,11 +341,26 @@ def test_rights_that_reach_further_are_narrow():
 
 def test_a_deployment_cannot_widen_its_own_rights():
     """Its roles are denied to CloudFormation, and its stack to the deploy role."""
-    (denied,) = [each for each in role_statements("ExecutionRole") if each["Effect"] == "Deny"]
-    assert text_of(denied["Resource"]).endswith(":role/poolkit-prod-access-*")
-    assert {"iam:PutRolePolicy", "iam:AttachRolePolicy", "iam:UpdateAssumeRolePolicy"} <= {
-        *denied["Action"]
+    denied = {
+        text_of(each["Resource"]).rpartition(":")[2]: {*each["Action"]}
+        for each in role_statements("ExecutionRole")
+        if each["Effect"] == "Deny"
     }
+    assert denied.keys() == {"role/poolkit-prod-access-*", "policy/poolkit-prod-access-*"}
+    for kind, actions in denied.items():
+        allowed = {
+            action
+            for each in role_statements("ExecutionRole")
+            if each["Effect"] == "Allow"
+            and any(
+                text_of(r).endswith(f":{kind.partition('/')[0]}/poolkit-prod-*")
+                for r in as_list(each["Resource"])
+            )
+            for action in as_list(each["Action"])
+        }
+        reading = ("Get", "List", "Tag", "Untag", "UpdateRoleDescription")
+        changing = {each for each in allowed if not each.partition(":")[2].startswith(reading)}
+        assert changing - actions == set()
     policy = with_github().resource("access", "DeployPolicy")
     (denied,) = [each for each in statements_of(policy) if each["Effect"] == "Deny"]
     assert text_of(denied["Resource"]).endswith(":stack/poolkit-prod-access/*")
