@@ -6,9 +6,16 @@ import math
 from collections import Counter
 
 import pytest
-from autoscaling import Message, Simulation, evaluate
 from infra.deployed import ROOT
-from worker_scaling import ON_AGE, TEMPLATE, Shape, scaling_of, shapes, simulate
+from infra.simulation import autoscaling, worker_scaling
+
+Message, Simulation, evaluate = autoscaling.Message, autoscaling.Simulation, autoscaling.evaluate
+ON_AGE, TEMPLATE, Shape = worker_scaling.ON_AGE, worker_scaling.TEMPLATE, worker_scaling.Shape
+scaling_of, shapes, simulate = (
+    worker_scaling.scaling_of,
+    worker_scaling.shapes,
+    worker_scaling.simulate,
+)
 
 AFTER_A_BURST = ("nothing", "small", "long", "failing", "crashing")
 """Traffic that needs no more than MinTasks, and begins with MaxTasks."""
