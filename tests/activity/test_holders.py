@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from poolkit_command import refused, run_here
 from processes import wait_until
+from programs import needs_pgbouncer
 from sqlalchemy import text
 
 from poolkit.activity.holding import Counters
@@ -23,7 +24,7 @@ from poolkit.config.engine import make_engine
 from poolkit.config.holds import unit
 from poolkit.config.metrics import PoolMetrics
 from poolkit.config.settings import Settings
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 from poolkit.prometheus import exposition
 
 pytestmark = pytest.mark.process
@@ -270,7 +271,7 @@ def test_ctrl_c_shows_what_was_seen_so_far(database):
     assert document["seconds"] < 300
 
 
-@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+@needs_pgbouncer
 def test_behind_pgbouncer_it_says_what_is_not_visible(postgres, tmp_path):
     """The pooler refuses startup options, which this command does without."""
     with EmbeddedPgBouncer(postgres, tmp_path) as pooler:

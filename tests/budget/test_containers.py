@@ -1,8 +1,7 @@
 """Compose files, Kubernetes manifests and Kustomize, each with the ceiling computed by hand."""
 
-import shutil
-
 import pytest
+from programs import needs_kubectl
 
 from poolkit.errors import TemplateError
 
@@ -181,7 +180,7 @@ def test_keda_and_cron_jobs(folder):
 
 
 @pytest.mark.process
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
+@needs_kubectl
 def test_a_kustomize_overlay_changes_the_numbers(folder, ceilings):
     """The overlay of the environment is rendered: its patches count."""
     folder.write("base/web.yaml", DEPLOYMENT)

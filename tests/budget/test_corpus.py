@@ -1,12 +1,12 @@
 """The corpus: small deployments with answers that were computed by hand (corpus/README.md)."""
 
 import json
-import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 from poolkit_command import run_here, run_process
+from programs import needs_kubectl
 
 CORPUS = Path(__file__).with_name("corpus")
 FOLDERS = sorted(answer.parent for answer in CORPUS.glob("*/answer.toml"))
@@ -41,8 +41,9 @@ def case(folder, *, is_reversed=False):
     fault = answer_of(folder).get("wrong_today")
     marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
     if any(folder.rglob("kustomization.yaml")) or any(folder.rglob("Chart.yaml")):
-        missing = any(folder.rglob("kustomization.yaml")) and shutil.which("kubectl") is None
-        marks += [pytest.mark.process, pytest.mark.skipif(missing, reason="kubectl is missing")]
+        marks.append(pytest.mark.process)
+    if any(folder.rglob("kustomization.yaml")):
+        marks.append(needs_kubectl)
     return pytest.param(
         folder, is_reversed, id=folder.name + "-reversed" * is_reversed, marks=marks
     )

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import needs_helm, needs_kubectl
 
 from poolkit.budget.command import compute_budget
 from poolkit.budget.kubernetes import renderers
@@ -18,7 +19,6 @@ from poolkit.budget.model import Options
 from poolkit.budget.read.documents import Document
 from poolkit.errors import BudgetError
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
 pytestmark = pytest.mark.process
 
 WEB = yaml.safe_load("""
@@ -370,15 +370,13 @@ END
 """
 
 
-@pytest.mark.parametrize("is_real", [True, False])
+@pytest.mark.parametrize("is_real", [pytest.param(True, marks=needs_helm), False])
 def test_a_chart_is_rendered_by_helm(folder, ceilings, monkeypatch, is_real):
     """With the environment's values; each object has the file of its template."""
     folder.write("shop/Chart.yaml", CHART)
     folder.write("shop/values.yaml", "replicas: 2\n")
     folder.write("shop/values-prod.yaml", "replicas: 8\n")
     file = folder.write("shop/templates/web.yaml", TEMPLATE)
-    if is_real and shutil.which("helm") is None:
-        pytest.skip("helm is missing")
     if not is_real:
         program(folder, monkeypatch, "helm", STAND_IN)
     for environment, pods in (("", 2), ("prod", 8)):

@@ -5,8 +5,9 @@ import contextlib
 import psycopg2
 import pytest
 from poolkit_command import refused
+from programs import needs_pgbouncer
 
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 
 pytestmark = pytest.mark.process
 
@@ -105,7 +106,7 @@ def test_a_role_without_pg_monitor_sees_who_is_connected(live, database):
     assert "GRANT pg_monitor TO" in answer.stdout
 
 
-@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+@needs_pgbouncer
 def test_a_url_of_a_pooler_is_named_as_such(live, postgres, tmp_path):
     """The server shows the pooler's connections, not its clients."""
     with EmbeddedPgBouncer(postgres, tmp_path / "pooler") as pooler:

@@ -8,6 +8,7 @@ import urllib.request
 import psutil
 import psycopg2
 import pytest
+from programs import needs_pgbouncer
 
 from poolkit.compare.plan.options import Options
 from poolkit.compare.plan.plan import make_plan
@@ -18,7 +19,7 @@ from poolkit.compare.run.hosts import LocalHost, Running
 from poolkit.compare.run.measure import Measurement
 from poolkit.errors import ServerStartError
 from poolkit.lambda_fleet import FunctionConfig, LambdaFleet
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 from poolkit.local.ports import free_port
 from poolkit.local.processes import Supervisor
 from poolkit.local.stack import EmbeddedStack, StackNeeds
@@ -108,7 +109,7 @@ def test_a_target_runs_in_its_own_environment_and_folder(host, bare_python, tmp_
     assert seen["PYTHONPATH"].split(os.pathsep)[1:] == [str(tmp_path / "backend")]
 
 
-@pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
+@needs_pgbouncer
 def test_a_pooler_keeps_no_connection_of_a_stopped_target(host, postgres, database, tmp_path):
     """They would count as the next target's; a target without the pooler does not restart it."""
     with EmbeddedPgBouncer(postgres, tmp_path) as pooler:

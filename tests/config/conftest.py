@@ -1,5 +1,6 @@
 """Clients of each driver, and servers of the tests' own."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ def make_proxy() -> Iterator[Callable[[int], TcpProxy]]:
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMariaDB]:
     """A MariaDB of the session's own, from the programs on PATH."""
-    if find_mariadb() is None:
+    if find_mariadb() is None and not os.environ.get("CI"):
         pytest.skip(INSTALL_MARIADB)
     with EmbeddedMariaDB(tmp_path_factory.mktemp("mariadb")) as server:
         yield server

@@ -12,10 +12,11 @@ import psycopg2
 import pytest
 from driving import PRESETS_DRIVERS, Clock
 from processes import wait_until
+from programs import needs_pgbouncer
 from sqlalchemy.exc import DBAPIError
 
 from poolkit.config import presets
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 
 # SQLAlchemy 2.0 does not wrap what asyncpg raises while it connects.
 REFUSED = (DBAPIError, asyncpg.PostgresError)
@@ -249,7 +250,7 @@ def test_a_wrong_password_is_not_tried_again(database, make_client, monkeypatch)
 
 
 @PRESETS_DRIVERS
-@pytest.mark.skipif(find_pgbouncer() is None, reason="no pgbouncer on PATH")
+@needs_pgbouncer
 def test_a_full_pgbouncer_is_waited_for(postgres, tmp_path, make_client, when_refused):
     """PgBouncer's own limit has another message, and is treated alike."""
     with EmbeddedPgBouncer(postgres, tmp_path, max_client_connections=1) as bouncer:

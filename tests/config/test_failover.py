@@ -13,6 +13,7 @@ import pymysql
 import pytest
 from driving import PRESETS_DRIVERS, Client, Clock, small_preset
 from processes import run, wait_until
+from programs import needs_pgbouncer
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -291,7 +292,7 @@ class SessionPooling(EmbeddedPgBouncer):
         return answer
 
 
-@pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
+@needs_pgbouncer
 def test_a_pooler_s_outdated_report_hides_no_failover(servers, tmp_path_factory):
     """PgBouncer tells a new client what the server was once: the refused write counts."""
     state = tmp_path_factory.mktemp("pgbouncer")
@@ -310,7 +311,7 @@ def test_a_pooler_s_outdated_report_hides_no_failover(servers, tmp_path_factory)
                 assert isinstance(translate(error), DatabaseUnavailable)
 
 
-@pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
+@needs_pgbouncer
 def test_a_pooler_s_outdated_report_refuses_no_connection(servers, tmp_path_factory):
     """PgBouncer goes on to say that the server is read-only, which it was at the first login."""
     with SessionPooling(servers.primary, tmp_path_factory.mktemp("pgbouncer")) as pooler:

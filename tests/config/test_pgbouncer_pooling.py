@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from driving import Client
+from programs import needs_pgbouncer
 from sqlalchemy import text
 
 from poolkit.config.presets import preset
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 
-pytestmark = pytest.mark.skipif(find_pgbouncer() is None, reason="no pgbouncer on PATH")
+pytestmark = needs_pgbouncer
 
 STATEMENTS = (
     "SELECT 1",

@@ -12,6 +12,7 @@ import psycopg2
 import pytest
 from poolkit_command import POOLKIT, refused, run_here, run_process, succeeded
 from processes import ROOT, RunningProcess, run, runs, started, wait_until
+from programs import needs_pgbouncer
 from rich.console import Console
 from small_disks import small_disk
 
@@ -149,7 +150,7 @@ def test_a_standby_is_one_line(new_postgres):
 
 
 @pytest.mark.process
-@pytest.mark.skipif(pgbouncer.find_pgbouncer() is None, reason="needs PgBouncer")
+@needs_pgbouncer
 def test_a_pooler_is_one_line(postgres, tmp_path):
     """What is asked behind it is not the experiment's own connections."""
     with pgbouncer.EmbeddedPgBouncer(postgres, tmp_path) as bouncer:

@@ -2,14 +2,13 @@
 
 import pytest
 from processes import ROOT
-from programs import needs
+from programs import needs_mariadb
 
 from poolkit.experiment.outcome import Verdict
-from poolkit.local.mariadb import INSTALL_MARIADB, find_mariadb
 
 pytestmark = [
     pytest.mark.slow,
-    needs(find_mariadb(), INSTALL_MARIADB),
+    needs_mariadb,
 ]
 
 

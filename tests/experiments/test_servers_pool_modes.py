@@ -3,14 +3,13 @@
 import re
 
 import pytest
-from programs import needs
+from programs import needs_pgbouncer
 
 from poolkit.experiment.outcome import Verdict
-from poolkit.local.pgbouncer import INSTALL_PGBOUNCER, find_pgbouncer
 
 pytestmark = [
     pytest.mark.process,
-    needs(find_pgbouncer(), INSTALL_PGBOUNCER),
+    needs_pgbouncer,
 ]
 
 

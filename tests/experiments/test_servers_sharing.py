@@ -3,13 +3,11 @@
 import re
 
 import pytest
-from programs import needs
+from programs import needs_pgbouncer
 
 from poolkit.experiment.outcome import Verdict
-from poolkit.local.pgbouncer import INSTALL_PGBOUNCER, find_pgbouncer
 
 pytestmark = pytest.mark.process
-needs_pgbouncer = needs(find_pgbouncer(), INSTALL_PGBOUNCER)
 
 
 def test_requests_that_share_connections_wait_and_are_served(judged):

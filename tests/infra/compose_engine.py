@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from processes import ROOT, run
+from programs import needs
 
 VERSION = "1.50"
 _INFORMATION = {
@@ -33,6 +34,9 @@ _INFORMATION = {
 def find_compose():
     """Return Docker Compose, the program, or None: on PATH, or where scripts/compose-program put it."""
     return shutil.which("docker-compose") or shutil.which(ROOT / ".tools/compose/docker-compose")
+
+
+needs_compose = needs(find_compose(), "run scripts/compose-program first")
 
 
 @dataclass

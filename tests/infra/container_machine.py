@@ -29,7 +29,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("bwrap", "ip", "nsenter", "setpriv")
+import pytest
+from programs import needs
+
+PROGRAMS = {
+    "bwrap": "bubblewrap",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+}
+"""What isolates containers: each program with its package of Debian."""
 PYTHON = Path(sys.executable).resolve().parent.parent
 ENVIRONMENT = Path(sys.prefix)
 BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,15 +46,23 @@ BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
 
 
-def reason_to_skip():
-    """Return why this machine cannot run containers, or an empty text."""
+def _refusal():
+    """Return why this machine cannot run containers whatever is installed, or an empty text."""
     if os.geteuid() != 0:
         return "only root can make network namespaces and change the account"
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing:
-        return f"{', '.join(missing)} is not installed"
     made = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
     return "" if made.returncode == 0 else "the kernel refuses namespaces"
+
+
+REFUSAL = _refusal()
+NEEDED = [
+    pytest.mark.skipif(bool(REFUSAL), reason=REFUSAL or "the kernel allows namespaces"),
+    *(
+        needs(shutil.which(name), f"apt-get install {package}")
+        for name, package in PROGRAMS.items()
+    ),
+]
+"""The marks of tests that run containers."""
 
 
 # -- what is run ----------------------------------------------------------------------------

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import yaml
-from infra.compose_engine import Engine, find_compose
+from infra.compose_engine import Engine, needs_compose
 from infra.deployed import INFRA, ROOT
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(find_compose() is None, reason="run scripts/compose-program first"),
+    needs_compose,
 ]
 
 FILES = sorted(INFRA.rglob("compose.yaml"))

@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 
 import pytest
 import yaml
 from infra.deployed import INFRA, ROOT, answer_of, deployment_of, worker_settings
 from processes import run
+from programs import needs_kubectl
 
 from poolkit.budget.command import compute_budget
 from poolkit.budget.files import read_files
@@ -135,9 +135,6 @@ def test_composes_fleet_fits_its_database():
 
 
 # -- Kubernetes -----------------------------------------------------------------------------
-
-
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
 
 
 @pytest.fixture(

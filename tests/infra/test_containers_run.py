@@ -18,12 +18,13 @@ import psycopg2
 import pytest
 import trustme
 import yaml
-from infra.compose_engine import Engine, find_compose
-from infra.container_machine import Image, Machine, reason_to_skip
+from infra.compose_engine import Engine, needs_compose
+from infra.container_machine import NEEDED, Image, Machine
 from infra.deployed import INFRA, deployment_of
 from infra.orchestrators import Cluster, container_of_compose, container_of_ecs
 from poolkit_command import succeeded
 from processes import run, run_python, wait_until
+from programs import needs_kubectl, needs_pgbouncer, needs_prometheus
 
 from poolkit.local.broker import find_valkey
 from poolkit.local.network import Network
@@ -33,9 +34,9 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.sample,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "it can run here"),
-    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing"),
-    pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed"),
+    *NEEDED,
+    needs_kubectl,
+    needs_pgbouncer,
 ]
 
 VALKEY = Image(
@@ -312,8 +313,8 @@ def test_the_tasks_of_ecs_run(eks, machine, database, images, certificates):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_compose() is None, reason="run scripts/compose-program first")
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+@needs_compose
+@needs_prometheus
 def test_the_compose_file_runs(new_postgres, images, folder, tmp_path):
     """What Docker Compose asks an engine for: each container starts, is healthy, and stops.
 

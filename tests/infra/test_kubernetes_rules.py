@@ -12,10 +12,11 @@ import pytest
 import yaml
 from infra.deployed import INFRA, ROOT
 from processes import run
+from programs import needs_kubectl
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing"),
+    needs_kubectl,
 ]
 
 KUBERNETES = INFRA / "kubernetes"

@@ -1,14 +1,12 @@
 """The files of monitoring are valid for the programs that read them."""
 
-import shutil
-
 import pytest
 import yaml
 from infra.deployed import INFRA
 from processes import run
+from programs import needs_promtool
 
 MONITORING = INFRA / "monitoring"
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing")
 
 
 def read(name):

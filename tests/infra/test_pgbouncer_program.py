@@ -14,13 +14,13 @@ import psycopg2
 import pytest
 from infra.deployed import INFRA
 from processes import run
+from programs import needs_pgbouncer
 
 from poolkit.local.accounts import server_account
 from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.ports import free_port
 
 PROGRAM = INFRA / "pgbouncer" / "run.py"
-needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 
 # PgBouncer refuses to run as root, and root's interpreter may be where others cannot go: it is
 # loaded first, and then the account is changed.

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 from alembic.util import CommandError
 from processes import run_python, wait_until
+from programs import needs_pgbouncer
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -14,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from poolkit import alembic
 from poolkit.alembic import LOCK_NAME, Scripts
 from poolkit.errors import ConfigurationError, MigrationError
-from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
+from poolkit.local.pgbouncer import EmbeddedPgBouncer
 from poolkit.local.postgres import APP_ROLE
 
 pytestmark = pytest.mark.process
@@ -336,12 +337,11 @@ def test_the_sql_of_an_upgrade_needs_no_database_and_takes_the_lock(database, fo
 
 @pytest.fixture
 def bouncer(postgres, tmp_path):
-    if find_pgbouncer() is None:
-        pytest.skip("no pgbouncer on PATH")
     with EmbeddedPgBouncer(postgres, tmp_path, pool_size=1) as bouncer:
         yield bouncer
 
 
+@needs_pgbouncer
 @pytest.mark.parametrize(
     "driver", ["psycopg2", "psycopg", pytest.param(ONLY_ASYNCPG, id="asyncpg")]
 )

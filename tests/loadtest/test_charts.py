@@ -3,14 +3,15 @@
 import re
 
 import pytest
-from loadtest.browser import PROGRAM, chromium
+from loadtest.browser import chromium
+from programs import needs_chromium
 
 from poolkit.activity.by_target import STATES
 from poolkit.loadtest.output import section
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH"),
+    needs_chromium,
 ]
 
 STARTED, POINTS = 1_795_809_600.25, 120

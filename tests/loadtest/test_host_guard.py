@@ -3,8 +3,9 @@
 import urllib.request
 
 import pytest
-from loadtest.browser import PROGRAM, chromium
+from loadtest.browser import chromium
 from loadtest.conftest import PATIENT
+from programs import needs_chromium
 
 pytestmark = pytest.mark.process
 
@@ -74,7 +75,7 @@ def test_a_host_that_was_agreed_to_is_taken(page_of):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+@needs_chromium
 def test_the_page_shows_why(page_of, tmp_path):
     """A person who types another host reads the line beside the form."""
     run = page_of("--host", "")

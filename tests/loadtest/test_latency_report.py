@@ -5,7 +5,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from loadtest.browser import PROGRAM, chromium
+from loadtest.browser import chromium
+from programs import needs_chromium
 
 from poolkit.loadtest.figures import MetricAccumulator
 from poolkit.loadtest.latency.connects import ClientConnects
@@ -173,7 +174,7 @@ def read(file):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+@needs_chromium
 def test_the_page_shows_loop_saturation_and_percentiles(tmp_path, latencies):
     """In words, not by colour alone."""
     file = tmp_path / "report.html"

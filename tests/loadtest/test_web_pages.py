@@ -8,8 +8,9 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
-from loadtest.browser import PROGRAM, chromium
+from loadtest.browser import chromium
 from loadtest.conftest import LOCUSTFILE
+from programs import needs_chromium
 from prometheus_client.parser import text_string_to_metric_families
 
 CHARTS = "document.querySelector('poolkit-connections')"
@@ -142,7 +143,7 @@ def test_a_page_of_the_locustfile_named_metrics_remains_its_own(web_ui, tmp_path
 
 def in_chromium(test):
     """Mark a test of what only a browser can tell."""
-    missing = pytest.mark.skipif(PROGRAM is None, reason="chromium is not on PATH")
+    missing = needs_chromium
     return pytest.mark.slow(missing(test))
 
 

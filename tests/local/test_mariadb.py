@@ -2,15 +2,15 @@
 
 import psutil
 import pytest
+from programs import needs_mariadb
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from poolkit.errors import BinaryMissingError, ServerStartError
 from poolkit.local import mariadb
-from poolkit.local.mariadb import INSTALL_MARIADB, EmbeddedMariaDB, find_mariadb
+from poolkit.local.mariadb import EmbeddedMariaDB
 
 pytestmark = pytest.mark.process
-needs_mariadb = pytest.mark.skipif(find_mariadb() is None, reason=INSTALL_MARIADB)
 
 
 def value(server, statement):

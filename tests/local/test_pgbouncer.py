@@ -8,13 +8,12 @@ import psutil
 import psycopg2
 import pytest
 from processes import is_listening, wait_until
+from programs import needs_pgbouncer
 
 from poolkit.errors import BinaryMissingError, PortInUseError
 from poolkit.local import pgbouncer
 from poolkit.local.accounts import server_account
 from poolkit.local.pgbouncer import EmbeddedPgBouncer, find_pgbouncer
-
-needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 
 
 @pytest.fixture

@@ -11,16 +11,14 @@ import psycopg2
 import pytest
 import redis
 from processes import is_listening, run_python, runs
+from programs import needs_pgbouncer
 
 from poolkit.errors import BinaryMissingError, PortInUseError, ProcessEndedError, ServerStartError
 from poolkit.local.broker import EmbeddedBroker, find_valkey
 from poolkit.local.distance import Distance
-from poolkit.local.pgbouncer import find_pgbouncer
 from poolkit.local.stack import EmbeddedStack, StackNeeds
 
 pytestmark = pytest.mark.process
-
-needs_pgbouncer = pytest.mark.skipif(find_pgbouncer() is None, reason="pgbouncer is not installed")
 
 
 @pytest.fixture
