@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from html import escape
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,10 +31,17 @@ def _sections(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
         return
     context = click.Context(command, info_name=" ".join(path))
     arguments = " ".join(command.collect_usage_pieces(context))
-    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    text = "\n\n".join(map(_paragraph, cleandoc(command.help or "").split("\n\n")))
     rows = [_row(option, context) for option in command.params if isinstance(option, click.Option)]
     table = "\n".join(["| option | meaning |", "|---|---|", *rows]) if rows else ""
     yield f"## {' '.join(path)}\n\n    {' '.join(path)} {arguments}\n\n{text}\n\n{table}"
+
+
+def _paragraph(text: str) -> str:
+    """Return a paragraph of a help text; a backspace marks lines that click does not wrap."""
+    if text.startswith("\b\n"):
+        return f"```text\n{text[2:].rstrip()}\n```"
+    return " ".join(text.split())
 
 
 def _row(option: click.Option, context: click.Context) -> str:

@@ -239,8 +239,9 @@ def current(name: str | None) -> None:
 def check(name: str | None, revisions: tuple[str, ...]) -> None:
     """Fail while the database lacks migrations that this version of the program has.
 
-    A database that a later version has upgraded passes, so that an earlier one can be deployed again.
-    With APPLICATION_SECRET_ARN, the application's role must exist, too.
+    A database that a later version has upgraded passes, so that an earlier version can be deployed
+    again. With APPLICATION_SECRET_ARN, the application's role must also exist and log in. Exit
+    status: 0, or 2 if one of these is missing.
     """
     from poolkit import database_role  # noqa: PLC0415
     from poolkit.config.settings import Settings  # noqa: PLC0415
@@ -256,17 +257,30 @@ def check(name: str | None, revisions: tuple[str, ...]) -> None:
 @click.option("--environment", "-e", metavar="NAME", help="run it inside the VPC of an environment")
 @click.option("--iam", is_flag=True, help="log in with IAM tokens of RDS, without a password")
 @click.option("--rotate", is_flag=True, help="make a new password in APPLICATION_SECRET_ARN")
-@click.option("--wait", type=float, default=15.0, show_default=True, help="minutes; only with -e")
+@click.option(
+    "--wait",
+    type=float,
+    default=15.0,
+    show_default=True,
+    help="minutes to follow the task; only with -e",
+)
 def role(*, environment: str | None, iam: bool, rotate: bool, wait: float) -> None:
     """Create the application's role, or bring an existing one up to date.
 
-    The role reads and writes rows of all tables, also of later ones, and cannot change the schema. Run
-    this as the schema's owner, which the DATABASE_* variables name. The role's login is
-    APPLICATION_SECRET_ARN, or APPLICATION_USER (app) and APPLICATION_PASSWORD or
-    APPLICATION_PASSWORD_FILE. APPLICATION_SCHEMAS is public, APPLICATION_STATEMENT_TIMEOUT 15000 ms.
+    The role reads and writes the rows of all tables, also of later ones, and cannot change the
+    schema. With -e, a task of the stack "migrate" does it, inside the VPC of the environment.
 
-    With -e, a task of the stack "migrate" does it, where the database and both secrets are.
-    """
+    Without -e, run this as the schema's owner, which the DATABASE_* variables name. These variables
+    describe the role:
+
+    \b
+    APPLICATION_SECRET_ARN         its login, as a secret of AWS; or the next three
+    APPLICATION_USER               its name; default: app
+    APPLICATION_PASSWORD           its password
+    APPLICATION_PASSWORD_FILE      a file with its password
+    APPLICATION_SCHEMAS            its schemas, with commas; default: public
+    APPLICATION_STATEMENT_TIMEOUT  in ms; default: 15000
+    """  # noqa: D301 - click reads the backspace: these lines are not wrapped
     if iam and rotate:
         raise click.UsageError("--iam logs in without a password, so there is none to --rotate")
     if environment is not None:

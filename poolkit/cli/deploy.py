@@ -1,4 +1,4 @@
-"""`poolkit package`, `deploy`, `destroy`, `status` and `rehearse`."""
+"""`poolkit package`, `bootstrap`, `migrate`, `deploy`, `status`, `destroy`, and what belongs to them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from poolkit.cli.extras import require
 _repeatable = partial(click.option, multiple=True)
 _path = click.Path(path_type=Path)
 _architecture_option = click.option(
-    "--architecture", type=click.Choice(["arm64", "x86_64"]), help="default: arm64"
+    "--architecture",
+    type=click.Choice(["arm64", "x86_64"]),
+    help="default: that of [tool.poolkit.package.TARGET], or arm64",
 )
-_out_option = click.option("--out", type=_path, help="default: in build/")
+_out_option = click.option(
+    "--out", type=_path, help="default: build/TARGET, with .zip for a function"
+)
 _environment_option = click.option(
     "--environment", "-e", required=True, help="infra/environments/NAME.toml"
 )
 
 
-package = click.Group("package", help="Build the function's zip, or an image's build context.")
+package = click.Group(
+    "package", help="Build what is deployed: a function's zip, or an image's build context."
+)
 
 
 @package.command("lambda")
@@ -51,7 +57,10 @@ def package_webfunction(**options: Any) -> None:
 
 def _add_image_command(name: str) -> None:
     # One function a command: click takes the options off a function when it makes a command of it.
-    @package.command(name, help=f"Write the build context of the {name} image.")
+    @package.command(
+        name,
+        help=f"Write the build context of the {name} image. Prints the command that builds it.",
+    )
     @_architecture_option
     @_out_option
     def write_context(**options: Any) -> None:
@@ -74,6 +83,7 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     Deploys infra/bootstrap.yaml, which the environments of an account and a region share (the
     bucket for packages, the repositories for images), and infra/access.yaml of the environment
     (its alarm topic, its roles for GitHub's workflows). A second run changes nothing.
+    Exit status: 0, 1 if AWS started and failed, 2 if it was refused before that, 130 after Ctrl-C.
     """
     require("infra")
     from poolkit.deploy.bootstrap import bootstrap  # noqa: PLC0415
@@ -103,7 +113,7 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     "--image",
     "images",
     metavar="[TEMPLATE=]URI",
-    help="the image to run, with a tag, which is resolved, or a digest",
+    help="the image to run, by digest or by tag; the digest of the tag is deployed; repeatable",
 )
 @click.option(
     "--back-to",
@@ -143,12 +153,13 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     "--migrate",
     "migrates",
     is_flag=True,
-    help="upgrade the database's schema first, with the image that is deployed",
+    help="upgrade the database's schema first, with the image that is deployed, and create the "
+    "application's role if there is none",
 )
 @click.option(
     "--schema-check/--no-schema-check",
     default=True,
-    help="refuse code that the database's schema is behind of",
+    help="refuse code with migrations that the database lacks",
 )
 def deploy(
     *,
@@ -198,18 +209,19 @@ def deploy(
 @click.option(
     "--lift-protection",
     is_flag=True,
-    help="turn the protection of stacks, databases and load balancers off before",
+    help="first turn off the protection of stacks, databases and load balancers",
 )
 @_repeatable(
     "--retain",
     metavar="NAME",
-    help="a resource that stays in the account, of a stack in DELETE_FAILED; repeatable",
+    help="a resource of a stack in DELETE_FAILED that stays in the account; repeatable",
 )
 def destroy(*, target: str, environment: str, **options: Any) -> None:
     """Remove a stack, or all stacks of an environment.
 
-    TARGET is the name of a template in infra/, or "all", which removes them in the reverse order
-    of deployment.
+    TARGET is the name of a template in infra/, or "all", which removes the stacks in the reverse
+    order of deployment. The stacks of `poolkit bootstrap` stay. Exit status: 0, 1 if AWS started
+    and failed, 2 if it was refused before that, 130 after Ctrl-C.
     """
     require("infra")
     from poolkit.deploy.removal import destroy  # noqa: PLC0415
@@ -223,8 +235,8 @@ def destroy(*, target: str, environment: str, **options: Any) -> None:
 def reboot(*, environment: str, yes: bool) -> None:
     """Reboot the databases that wait for it.
 
-    A static parameter, such as max_connections, has no effect until then. Exit status as of
-    `poolkit deploy`.
+    A static parameter, such as max_connections, has no effect until then. Exit status: 0, 1 if AWS
+    started and failed, 2 if it was refused before that, 130 after Ctrl-C.
     """
     require("infra")
     from poolkit.deploy.database import reboot  # noqa: PLC0415
@@ -261,9 +273,9 @@ def status(
 def rehearse(environment: str | None, *, verbose: bool) -> None:
     """Deploy, update, break, roll back and remove an environment on this machine.
 
-    The account is a simulated one, which starts empty on a port of this machine. No AWS account is
-    needed, and the project's files stay as they are. The output ends with what only a real account
-    can prove. Exit status: 0, 1 if a step ended otherwise than it should, 2 if it was refused.
+    The simulated account starts empty on a port of this machine. No AWS account is needed, and the
+    project's files stay as they are. The output ends with what only a real account can prove. Exit
+    status: 0, 1 if a step ended in an unexpected way, 2 if it was refused.
     """
     require("rehearse")
     from poolkit.deploy.rehearsal.command import rehearse  # noqa: PLC0415
@@ -282,8 +294,9 @@ def migrate(*, environment: str, image: str | None, check: bool, wait: float) ->
     """Upgrade the database's schema, by a task inside the VPC.
 
     Deploys the stack "migrate" with the image, runs its migrations and shows their log. Two at once
-    are safe. Exit status: 0, 1 if the task failed, did not start or found the schema behind, 2 if it
-    was refused before anything ran, 130 after Ctrl-C, which leaves the task running.
+    are safe: the second waits. Exit status: 0, 1 if the task failed, did not start, still runs or found
+    the schema behind, 2 if it was refused before anything ran, 130 after Ctrl-C, which leaves the
+    task running.
     """
     require("infra")
     from poolkit.deploy.migrate.command import migrate  # noqa: PLC0415
