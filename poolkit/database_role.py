@@ -47,7 +47,7 @@ _DEFAULT_NAME = "app"
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's own default, scram_iterations
 _TABLE_PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE"
 _SEQUENCE_PRIVILEGES = "USAGE, SELECT"
-# The application's role is a member of none of them. pg_monitor and the like only read statistics.
+# The application's role is not a member of them. pg_monitor and the like only read statistics.
 _TOO_POWERFUL = (
     *("rds_superuser", "rds_replication", "pg_use_reserved_connections", "pg_write_all_data"),
     *("pg_execute_server_program", "pg_read_server_files", "pg_write_server_files", "pg_maintain"),

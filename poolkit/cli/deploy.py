@@ -248,7 +248,7 @@ def reboot(*, environment: str, yes: bool) -> None:
 @click.argument("target", required=False)
 @click.option("--environment", "-e", help="default: all of infra/environments")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
-@click.option("--wait", is_flag=True, help="wait until AWS changes none of the stacks")
+@click.option("--wait", is_flag=True, help="wait until AWS no longer changes a stack")
 @click.pass_context
 def status(
     ctx: click.Context, *, target: str | None, environment: str | None, as_json: bool, wait: bool

@@ -42,7 +42,7 @@ def read_recorded(file: Path, target: str, environment_name: str) -> tuple[str, 
         environment_name: the environment's.
 
     Raises:
-        DeployError: the file cannot be read, is something else, or has none of these stacks.
+        DeployError: the file cannot be read, is something else, or lacks all of these stacks.
     """
     environment = StackEnvironment.read(Project.find().root, environment_name)
     wanted = f"the output of `poolkit status --environment {environment.name} --json`"

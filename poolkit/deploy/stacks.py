@@ -129,7 +129,7 @@ def print_status(
         target: a template's name; None or "all" for every stack.
         notes: returns lines about an environment, such as a database that waits for a reboot.
         as_json: print one JSON document.
-        wait: wait first until AWS changes none of the stacks.
+        wait: wait first until AWS no longer changes a stack.
 
     Returns:
         1 if a stack failed, so that the next deployment needs a command of the user first, else 0.

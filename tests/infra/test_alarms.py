@@ -1,6 +1,6 @@
 """Alarms and graphs are of metrics that exist, with their dimensions and a statistic that means something.
 
-CloudWatch refuses none of these mistakes: an alarm on a metric that nothing sends is silent for ever.
+CloudWatch accepts these mistakes: an alarm on a metric that nothing sends is silent for ever.
 """
 
 import json

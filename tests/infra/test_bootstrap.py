@@ -154,7 +154,7 @@ def test_a_deployed_image_does_not_expire():
 
 
 def test_cloudwatch_may_publish_to_every_alarm_topic():
-    """Its policy and the policy of its key allow it; the key is none of AWS's own."""
+    """Its policy and the policy of its key allow it; the key is not one of AWS's own."""
     deployment = with_github()
     topics = deployment.of_type("AWS::SNS::Topic")
     assert topics
@@ -203,7 +203,7 @@ def test_a_role_of_github_is_for_one_subject():
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_without_a_repository_there_is_no_role(name):
-    """No environment trusts a workflow that nobody named."""
+    """An environment trusts only the workflows that its file names."""
     deployment = deployment_of(name)
     roles = {
         each.logical_id

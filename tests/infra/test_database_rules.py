@@ -33,7 +33,7 @@ def template(file):
 
 @functools.cache
 def schema(kind):
-    """Give CloudFormation's schema of a type, None for a type that cfn-lint has none of."""
+    """Return CloudFormation's schema of a type, or None where cfn-lint lacks it."""
     try:
         kind = SAME_AS.get(kind, kind)
         return PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema

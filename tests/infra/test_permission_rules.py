@@ -81,7 +81,7 @@ def resource_patterns(service, kinds):
 
 
 def refused(action, resources):
-    """Return whether none of the resources is one that the action knows."""
+    """Return whether the action knows no kind of resource in the list."""
     service, _, name = action.partition(":")
     known = reference(service)["Actions"].get(name.lower())
     assert known is not None, f"{action} is no action"
