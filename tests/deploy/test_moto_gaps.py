@@ -48,6 +48,14 @@ def test_names(cloudformation):
     assert cloudformation.describe_stacks(StackName=name)["Stacks"]
 
 
+@pytest.mark.filterwarnings("ignore:Tried to parse")
+def test_proxy_targets(cloudformation):
+    """The target of an RDS Proxy that cannot log in is made, as everything of an unknown type."""
+    target = "{Type: AWS::RDS::DBProxyTargetGroup, Properties: {DBProxyName: p}}"
+    stack, _ = make(cloudformation, f"Resources:\n  Target: {target}\n")
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+
+
 @pytest.mark.filterwarnings("ignore:Exception.InvalidBucketName")
 def test_failures(cloudformation):
     """A failing resource fails the call."""

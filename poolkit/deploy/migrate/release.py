@@ -8,14 +8,14 @@ project's migrations end with.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
 from poolkit.deploy.migrate.command import CODE, Database
-from poolkit.deploy.migrate.stack import TEMPLATE, digest_of
-from poolkit.deploy.stacks import find_stack
+from poolkit.deploy.migrate.stack import TEMPLATE, MigrationStack, digest_of
+from poolkit.deploy.stacks import find_stack, stack_outputs
 from poolkit.errors import ConfigurationError, DeployError, DeploymentFailed
 from poolkit.migrations import find_scripts
 from poolkit.project import Project
@@ -23,6 +23,9 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from poolkit.deploy.change_set import ChangeSet
     from poolkit.deploy.environment import Template
+
+PROXY: Final = "EnableProxy"
+"""The parameter of a database's template that puts RDS Proxy before it."""
 
 
 def deploy(options: DeployOptions, *, migrate: bool = False, schema_check: bool = True) -> None:
@@ -51,6 +54,8 @@ class Release(Deployment):
     schema_check: bool = True
     _is_migrated: bool = field(default=False, init=False)
     _declined: set[str] = field(default_factory=set, init=False)
+    _without_proxy: list[tuple[Template, dict[str, str]]] = field(default_factory=list, init=False)
+    """Templates whose proxy waits for the role, with the parameters that they get then."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +92,53 @@ class Release(Deployment):
             if self.environment.stack_name(TEMPLATE) in self._declined:
                 raise DeployError("the stack of the migrations was not agreed to, so nothing ran")
             self._upgrade()
+
+    def values_for_now(
+        self, template: Template, stack: dict[str, Any] | None, values: dict[str, str]
+    ) -> dict[str, str]:
+        """Return the parameters, without a new RDS Proxy while the application's role is missing.
+
+        CloudFormation waits until a proxy has logged in to its database, and fails after 20 minutes.
+        The proxy logs in as the application's role.
+        """
+        if template.value_of(PROXY, values) != "true" or TEMPLATE not in self.environment.tables:
+            return values
+        parameters = (stack or {}).get("Parameters", ())
+        has_proxy = {"ParameterKey": PROXY, "ParameterValue": "true"} in [
+            {name: each.get(name) for name in ("ParameterKey", "ParameterValue")}
+            for each in parameters
+        ]
+        if has_proxy or self._has_role:
+            return values
+        self._without_proxy.append((template, values))
+        later = (
+            "after --migrate has created that role"
+            if self.migrate
+            else f"by deploying {template.name} again, after: poolkit db role -e "
+            f"{self.environment.name}"
+        )
+        self.console.print(
+            f"\n{self.environment.stack_name(template.name)}: RDS Proxy logs in as the "
+            f"application's role, which is missing; {PROXY} is turned on {later}",
+            style="yellow",
+        )
+        return values | {PROXY: "false"}
+
+    @property
+    def _has_role(self) -> bool:
+        """Whether the application's role is known to exist."""
+        stack = find_stack(self.aws.cloudformation, self.environment.stack_name(TEMPLATE))
+        if stack is None or not stack_outputs(stack):
+            return False
+        return bool(MigrationStack(self.aws, self.environment, stack).login)
+
+    def _turn_proxies_on(self) -> None:
+        """Deploy what waited for the role; the plan was agreed to without it."""
+        while self._without_proxy:
+            template, values = self._without_proxy.pop()
+            name = self.environment.stack_name(template.name)
+            self.console.print(f"{name}: the role exists; turning {PROXY} on", style="bold")
+            self._change(template, find_stack(self.aws.cloudformation, name), values, agreed=True)
 
     def agrees(self, change_set: ChangeSet) -> bool:
         """Return what is answered to the plan. Raises `DeployError`."""
@@ -143,6 +195,7 @@ class Release(Deployment):
         if database.stack.login != database.login:
             database.update_role(iam=False, rotate=False)
         self._is_migrated = True
+        self._turn_proxies_on()
 
     def _heads(self) -> tuple[str, ...]:
         """Return the revisions that the project's migrations end with; none if unknown."""

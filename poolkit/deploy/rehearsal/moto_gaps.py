@@ -20,6 +20,7 @@ from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeLoadBalancer
 from moto.rds.models import DBParameterGroup, MasterUserSecret
+from moto.ssm.models import ssm_backends
 from samtranslator.translator.transform import transform
 
 from poolkit.deploy.rehearsal import moto_stacks
@@ -51,6 +52,7 @@ GAPS = {
     "parameter groups": "a reference to one is an object where RDS instances want its name",
     "reboots": "a static parameter of RDS is applied at once, and no group is pending-reboot",
     "names": "a stack may have any name",
+    "proxy targets": "one of RDS Proxy is available without the role that the proxy logs in as",
     "route tables": "one stays when its stack is removed, and its VPC with it",
     "statuses": "calls are accepted in any status of a stack; a resource has one status only",
     "change sets": "a second CREATE makes a second stack; one executed does not end the others",
@@ -123,11 +125,12 @@ def fill_gaps(monkeypatch, gate):
     monkeypatch.setattr(parsing, "clean_json", _with_functions(parsing.clean_json))
     fill_static_parameters(monkeypatch)
     monkeypatch.setattr(ChangeSet, "diff", _changes)
-    named = _naming_what_fails(_protecting(parsing.parse_and_create_resource))
+    created = _logging_in(_protecting(parsing.parse_and_create_resource))
+    named = _naming_what_fails(created)
     monkeypatch.setattr(parsing, "parse_and_create_resource", named)
     class_of = with_secrets(parsing.resource_class_from_type)
     monkeypatch.setattr(parsing, "resource_class_from_type", class_of)
-    updated = _protecting(parsing.parse_and_update_resource)
+    updated = _logging_in(_protecting(parsing.parse_and_update_resource))
     monkeypatch.setattr(parsing, "parse_and_update_resource", updated)
     removed = _removing_route_tables(parsing.ResourceMap._delete_resource)
     monkeypatch.setattr(parsing.ResourceMap, "_delete_resource", removed)
@@ -195,6 +198,35 @@ def _require_name(name_or_id):
             message=f"1 validation error detected: Value '{name_or_id}' at 'stackName' failed to "
             f"satisfy constraint: Member must satisfy regular expression pattern: {STACK_NAME}"
         )
+
+
+def _logging_in(make):
+    """Refuse a target group of RDS Proxy while there is no role for the proxy.
+
+    CloudFormation waits until the targets are AVAILABLE, and a failed login makes one UNAVAILABLE
+    (RDS API Reference, TargetHealth: AUTH_FAILURE).
+    """
+
+    def make_resource(logical_id, declared, resources, *account, **where):
+        made = make(logical_id, declared, resources, *account, **where)
+        condition = declared.get("Condition")
+        if (
+            declared["Type"] == "AWS::RDS::DBProxyTargetGroup"
+            and (condition is None or resources.lazy_condition_map[condition])
+            and not _has_role(resources)
+        ):
+            raise ValidationError(message="Timed out waiting for target group to become available.")
+        return made
+
+    return make_resource
+
+
+def _has_role(resources):
+    """Return whether poolkit's record beside a database's stack names a login."""
+    ssm = ssm_backends[resources._account_id][resources._region_name]
+    family = resources["AWS::StackName"].rpartition("-")[0]
+    found = ssm.get_parameters([f"/{family}-migrate/record"])
+    return any("login" in json.loads(each.value) for each in found.values())
 
 
 def _naming_what_fails(create):
