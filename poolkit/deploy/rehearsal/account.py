@@ -129,7 +129,7 @@ def open_account(region: str, project: Path | None = None) -> Iterator[Rehearsal
     from poolkit.local.postgres import EmbeddedPostgres  # noqa: PLC0415
 
     # Requests, and types that it does not make, are no part of a rehearsal's output.
-    for name in ("werkzeug", "moto"):
+    for name in ("werkzeug", "moto", "samtranslator"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="Tried to parse")
     warnings.filterwarnings("ignore", message="Exception")

@@ -183,18 +183,17 @@ class _Rehearsal:
 
     def _push(self, images: dict[str, str], release: str) -> tuple[str, ...]:
         """Push an image to each repository; return the options that deploy them."""
-        digests = {
-            uri: self.account.push_image(uri.partition("/")[2], release)
-            for uri in sorted(set(images.values()))
-        }
-        if digests:
-            self.console.print(f"  images of {release} pushed to {len(digests)} repositories")
-        pairs = (f"{name}.ImageUri={uri}@{digests[uri]}" for name, uri in images.items())
-        return tuple(word for pair in pairs for word in ("--parameter", pair))
+        for uri in sorted(set(images.values())):
+            self.account.push_image(uri.partition("/")[2], release)
+        if images:
+            self.console.print(f"  images with the tag {release} are pushed")
+        # --migrate takes the image of the web service for the migrations.
+        pairs = (f"{name}={uri}:{release}" for name, uri in images.items() if name != "migrate")
+        return tuple(word for pair in pairs for word in ("--image", pair))
 
     def _release(self, repository: str, options: tuple[str, ...]) -> None:
         """Deploy the next release of the web service, and go back to the one before."""
-        image = next(text for text in options if text.startswith("web.")).partition("=")[2]
+        image = next(text for text in options if text.startswith("web=")).partition("=")[2]
         words = ("deploy", "web", "--yes")
         missing = f"{repository}@sha256:{'0' * 64}"
         self._step("An image that does not exist is refused", *words, "--image", missing, wanted=2)
