@@ -300,8 +300,10 @@ def _attribute(clean, argument, resources):
     if not (found is None or isinstance(found, dict)):
         return found
     name = "-".join(parts).replace(".", "-").lower()
-    is_arn = parts[1].endswith("Arn")
-    return f"arn:aws:unknown:{resources['AWS::Region']}:123456789012:{name}" if is_arn else name
+    if not parts[1].endswith("Arn"):
+        return name
+    # The longer of the two forms of ARNs, so that each part can be selected.
+    return f"arn:aws:unknown:{resources['AWS::Region']}:123456789012:unknown:{name}"
 
 
 def _transformed(template):
