@@ -385,7 +385,7 @@ def every_query_is_answered(running):
         targets = asked("targets")["activeTargets"]
         return len(targets) == 2 and {each["health"] for each in targets} == {"up"}
 
-    wait_until(are_scraped, timeout_s=60)
+    wait_until(are_scraped, timeout_s=150)
     for query in queries():
         asked("query", query=query.replace("$__rate_interval", "1m"))
     for target in ("web", "worker"):
