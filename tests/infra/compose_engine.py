@@ -46,6 +46,7 @@ class Created:
     name: str
     request: dict
     files: dict = field(default_factory=dict)
+    modes: dict = field(default_factory=dict)
     starts: int = 0
 
     @property
@@ -198,6 +199,7 @@ class Engine:
                 for member in archive:
                     content = archive.extractfile(member).read().decode()
                     container.files["/" + member.name.lstrip("/")] = content
+                    container.modes["/" + member.name.lstrip("/")] = member.mode
         if what == "start":
             container.starts += 1
             self.order.append(container.service)

@@ -46,6 +46,7 @@ BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE_S = 10
 """The shortest time limit of a probe here: a machine that runs other tests too is slow."""
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET, sched.h
+_FOLDERS = r"poolkit-container-(\d+)-\w+"
 
 
 def _refusal():
@@ -139,17 +140,22 @@ class Container:
 
 
 class Machine:
-    """A private network, and the containers in it; all of them end with it."""
+    """A private network, and the containers in it; all of them end with it.
+
+    A test run that is killed leaves them behind, with the number of its process in the names: the next
+    machine removes them.
+    """
 
     def __init__(self, folder):
         self.folder = folder
-        self.token = f"pk{secrets.token_hex(3)}"
+        self.token = f"pk{os.getpid()}-{secrets.token_hex(3)}"
         self.addresses = {}
         self.started = []
         self._stack = contextlib.ExitStack()
         self._next = itertools.count(10)
 
     def __enter__(self):
+        remove_leftovers(self.folder)
         self._network(self.token, "lo")
         _ip("-n", self.token, "link", "add", "br0", "type", "bridge")
         _ip("-n", self.token, "addr", "add", "10.77.0.1/24", "dev", "br0")
@@ -190,7 +196,7 @@ class Machine:
         """Start a container that is reached by these names."""
         address = self.name(*(names or (container.name,)))
         network = f"{self.token}-{len(self.started)}"
-        link = f"v{self.token[2:]}{len(self.started)}"
+        link = f"veth{len(self.started)}"
         self._network(network, "lo")
         _ip("-n", self.token, "link", "add", link, "type", "veth", "peer", "eth0", "netns", network)
         _ip("-n", self.token, "link", "set", link, "master", "br0", "up")
@@ -206,8 +212,10 @@ class Running:
 
     def __init__(self, machine, container, address, network):
         self.machine, self.container, self.address = machine, container, address
+        self._network = network
         # Not below pytest's own folder, which other accounts cannot enter.
-        self._folder = Path(tempfile.mkdtemp(prefix="poolkit-test-", dir=machine.folder))
+        prefix = f"poolkit-container-{os.getpid()}-"
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=machine.folder))
         self._log = (self._folder / "log").open("w+")
         information, write = os.pipe()
         command = [
@@ -281,11 +289,16 @@ class Running:
         Raises:
             subprocess.TimeoutExpired: it did not end within its grace period.
         """
-        os.kill(self.pid, signal.SIGTERM)
+        self.terminate()
         return self.process.wait(self.container.grace_s)
+
+    def terminate(self):
+        """Send SIGTERM to process 1."""
+        os.kill(self.pid, signal.SIGTERM)
 
     def kill(self):
         """End it at once, and remove its files."""
+        _end_processes(self._network)
         self.process.kill()
         self.process.wait(30)
         self._log.close()
@@ -369,9 +382,35 @@ class Running:
                 return {"startup": f"it ended with {self.process.returncode}: {self.said[-2000:]}"}
             if time.monotonic() > deadline:
                 return {"startup": f"{found}: {self.said[-2000:]}"}
-            time.sleep(0.1)
+            # A program takes the processor from the container that it asks about.
+            time.sleep(1.0 if "exec" in first else 0.1)
         results = {name: self._up_to_its_threshold(probe) for name, probe in probes.items()}
         return {name: found for name, (is_good, found) in results.items() if not is_good}
+
+
+def remove_leftovers(folder):
+    """Remove the networks and the folders of test runs that have ended without doing so."""
+    for where, pattern in (("/run/netns", r"pk(\d+)-\w+(-\d+)?"), (folder, _FOLDERS)):
+        for path in Path(where).glob("*"):
+            found = re.fullmatch(pattern, path.name)
+            if found is None or Path(f"/proc/{found[1]}").exists():
+                continue
+            # Two test runs may do this at the same time.
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                _end_processes(path.name)
+                subprocess.run(["ip", "netns", "delete", path.name], check=False)
+
+
+def _end_processes(network):
+    """End the processes of a network: --die-with-parent is lost when setpriv changes the account."""
+    shown = subprocess.run(
+        ["ip", "netns", "pids", network], capture_output=True, text=True, check=False
+    )
+    for pid in map(int, shown.stdout.split()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _account(container):

@@ -76,21 +76,38 @@ def test_a_port_that_is_taken_can_be_changed(engine):
 
 
 def test_the_secret_reaches_its_file(engine):
-    """PgBouncer and PostgreSQL get the password as a file, in no variable."""
+    """PgBouncer and PostgreSQL get the password as a file, which any account can read."""
     started(engine)
-    for service in ("pgbouncer", "postgres"):
+    for service in ("pgbouncer", "postgres", "migrate"):
         container = engine.of_service(service)
         assert container.files["/run/secrets/database_password"] == PASSWORD["POSTGRES_PASSWORD"]
-        assert PASSWORD["POSTGRES_PASSWORD"] not in str(container.environment)
+        # It belongs to root, whatever the service's user.
+        assert container.modes["/run/secrets/database_password"] & 0o004
+        if service != "migrate":
+            assert PASSWORD["POSTGRES_PASSWORD"] not in str(container.environment)
 
 
-def test_the_application_role_is_that_of_the_local_cluster(engine):
-    """One script in both places, but for the secret's path."""
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_each_image_is_built_once(file):
+    """Compose builds services at the same time, and two exports of one name collide.
+
+    A service without a build must not ask a registry for an image that another one builds.
+    """
+    services = yaml.safe_load(file.read_text())["services"].values()
+    contexts = {}
+    for service in services:
+        if "build" in service:
+            contexts.setdefault(service["image"], []).append(service["build"])
+    for service in services:
+        if "build" not in service and service["image"] in contexts:
+            assert service["pull_policy"] == "never"
+    assert all(len(builds) == 1 for builds in contexts.values())
+
+
+def test_nothing_depends_on_the_first_start_of_a_volume(engine):
+    """A script of /docker-entrypoint-initdb.d runs on an empty volume only."""
     started(engine)
-    script = engine.of_service("postgres").files["/docker-entrypoint-initdb.d/application-role.sql"]
-    other = (INFRA / "kubernetes/overlays/local/application-role.sql").read_text()
-    other = other.replace("/run/secrets/application/password", "/run/secrets/database_password")
-    assert script.splitlines() == other.splitlines()[1:]
+    assert not [path for path in engine.of_service("postgres").files if "initdb.d" in path]
 
 
 def test_the_load_test_joins_the_network(engine):

@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -77,8 +78,13 @@ def images(tmp_path_factory, certificates):
     """The images as their Dockerfiles say, with the folders that `poolkit package` writes."""
     folder = tmp_path_factory.mktemp("images")
     contexts = {name: folder / name for name in ("web", "worker")}
-    for name, context in contexts.items():
-        succeeded(run_python("-m", "poolkit", "package", name, "--out", context))
+    with ThreadPoolExecutor() as threads:
+        packaged = [
+            threads.submit(run_python, "-m", "poolkit", "package", name, "--out", context)
+            for name, context in contexts.items()
+        ]
+    for each, context in zip(packaged, contexts.values(), strict=True):
+        succeeded(each.result())
         (context / "certificates").mkdir(exist_ok=True)
         shutil.copy(certificates / "database-ca.crt", context / "certificates")
     found = {
@@ -108,14 +114,12 @@ def render(name, folder):
 def cluster(tmp_path_factory, images):
     """The local overlay."""
     objects = render("local", tmp_path_factory.mktemp("kubernetes"))
-    # Its own image is not here: the server is poolkit's, set up by the overlay's own script.
-    postgres = Image({}, "/", "70", [], [], None, [], {})
-    return Cluster(objects, images | {"valkey": VALKEY, "postgres": postgres})
+    return Cluster(objects, images | {"valkey": VALKEY})
 
 
 @contextlib.contextmanager
-def first_start(new_postgres, password, script, files):
-    """Give a PostgreSQL as the vendor's image leaves it: the owner, and what its script makes."""
+def first_start(new_postgres, password):
+    """Give a PostgreSQL as the vendor's image leaves it: the owner, and an empty database."""
     with new_postgres() as server:
         with contextlib.closing(psycopg2.connect(server.admin_url("postgres", driver=""))) as admin:
             admin.autocommit = True
@@ -123,23 +127,14 @@ def first_start(new_postgres, password, script, files):
             # The vendor's image makes its owner a superuser; here one exists by that name.
             cursor.execute("ALTER ROLE poolkit SUPERUSER PASSWORD %s", (password,))
             cursor.execute("CREATE DATABASE articles OWNER poolkit")
-        for name, file in re.findall(r"^\\set (\w+) `cat (.*)`$", script, re.MULTILINE):
-            # What psql would do; the embedded server has none.
-            script = script.replace(f":'{name}'", f"'{files[file]}'")
-        script = re.sub(r"^\\.*$", "", script, flags=re.MULTILINE)
-        url = f"postgresql://poolkit:{password}@{server.host}:{server.port}/articles"
-        with contextlib.closing(psycopg2.connect(url)) as owner, owner:
-            owner.cursor().execute(script)
         yield server
 
 
 @pytest.fixture(scope="module")
 def database(new_postgres, cluster):
     """The database of the local cluster."""
-    (container,) = cluster.containers("postgres")[1]
-    script = container.files["/docker-entrypoint-initdb.d/application-role.sql"]
-    password = cluster.secret("owner")["password"]
-    with first_start(new_postgres, password, script, container.files) as server:
+    # Its own image is not here: the server is poolkit's.
+    with first_start(new_postgres, cluster.secret("owner")["password"]) as server:
         yield server
 
 
@@ -169,50 +164,71 @@ def test_the_local_cluster_runs(machine, cluster):
     (valkey,) = cluster.containers("valkey")[1]
     machine.start(dataclasses.replace(valkey, probes={}), "valkey")
 
-    # Before the migration the init container of web waits; it ends once the schema is there.
+    # Before the migration the init container of web waits; it ends once role and schema are there.
     (schema,), (web,) = cluster.containers("web")
     waiting = machine.start(schema)
-    (upgrade,), (done,) = cluster.containers("migration")
+    (upgrade, role), (done,) = cluster.containers("migration")
     first = machine.start(upgrade)
     assert first.wait() == 0, first.said
     assert "upgraded from empty" in first.said
+    made = machine.start(role)
+    assert made.wait() == 0, made.said
+    assert "created the role app" in made.said
     assert waiting.wait() == 0, waiting.said
-    again = machine.start(upgrade)
-    assert again.wait() == 0, again.said
-    assert "already at" in again.said
 
+    # Once more beside what starts then: it finds nothing to do.
     (pgbouncer,) = cluster.containers("pgbouncer")[1]
     (worker_schema,), (worker,) = cluster.containers("worker")
-    assert machine.start(worker_schema).wait() == 0
     running = {
         "pgbouncer": machine.start(only_what_it_knows(pgbouncer), "pgbouncer"),
         "worker": machine.start(worker),
         "done": machine.start(done),
     }
+    ends = {
+        "already at": machine.start(upgrade),
+        "app logs in with a password": machine.start(role),
+        "": machine.start(worker_schema),
+    }
     assert running["pgbouncer"].becomes_ready() == {}
     running["web"] = machine.start(web, "web")
+    for text, each in ends.items():
+        assert each.wait() == 0, each.said
+        assert text in each.said
+        assert "created" not in each.said
     for name in ("web", "worker"):
         assert running[name].becomes_ready() == {}, running[name].said
     assert running["web"].get(8000, "/articles").startswith("{")
+    stopped(running)
+
+
+def stopped(running):
+    """Stop containers at the same time, each within its grace period."""
+    for each in running.values():
+        each.terminate()
     for name, each in running.items():
-        assert each.stop() in (0, 143), (name, each.said)
+        assert each.process.wait(each.container.grace_s) in (0, 143), (name, each.said)
 
 
 def test_an_earlier_version_can_be_deployed_again(machine, database, cluster):
     """After a later version has upgraded the schema, its migration and its check let the pods start."""
-    (upgrade,) = cluster.containers("migration")[0]
-    assert machine.start(upgrade).wait() == 0
+    upgrade, role = cluster.containers("migration")[0]
     url = database.admin_url("articles", driver="")
     with contextlib.closing(psycopg2.connect(url)) as admin:
         admin.autocommit = True
         cursor = admin.cursor()
+        cursor.execute("SELECT to_regclass('alembic_version')")
+        if cursor.fetchone() == (None,):  # This test runs alone.
+            assert machine.start(upgrade).wait() == 0
+            assert machine.start(role).wait() == 0
         cursor.execute("SELECT version_num FROM alembic_version")
         ((known,),) = cursor.fetchall()
         cursor.execute("UPDATE alembic_version SET version_num = 'of-a-later-version'")
         try:
-            for container in (upgrade, cluster.containers("web")[0][0]):
-                started = machine.start(container)
-                assert started.wait() == 0, started.said
+            started = [
+                machine.start(container) for container in (upgrade, cluster.containers("web")[0][0])
+            ]
+            for each in started:
+                assert each.wait() == 0, each.said
         finally:
             cursor.execute("UPDATE alembic_version SET version_num = %s", (known,))
 
@@ -227,18 +243,22 @@ def eks(machine, cluster, images, served_aws, tmp_path):
         "replace-application": ("app", cluster.secret("application")["password"]),
     }
     manager, sqs = boto3.client("secretsmanager"), boto3.client("sqs")
+    arns = {
+        name: manager.create_secret(
+            Name=name, SecretString=json.dumps({"username": user, "password": password})
+        )["ARN"]
+        for name, (user, password) in logins.items()
+    }
     objects = render("prod", tmp_path / "kubernetes")
     queue = sqs.create_queue(QueueName="poolkit-prod-worker")["QueueUrl"]
     served = urlsplit(served_aws["AWS_ENDPOINT_URL"])
     machine.serve("aws", 80, (served.hostname, served.port))
     for each in (each for each in objects if each["kind"] == "ConfigMap"):
         values = each["data"]
-        for name, (user, password) in logins.items():
-            if values.get("DATABASE_SECRET_ARN", "").endswith(name):
-                text = json.dumps({"username": user, "password": password})
-                values["DATABASE_SECRET_ARN"] = manager.create_secret(Name=name, SecretString=text)[
-                    "ARN"
-                ]
+        for name in logins:
+            for variable in ("DATABASE_SECRET_ARN", "APPLICATION_SECRET_ARN"):
+                if values.get(variable, "").endswith(name):
+                    values[variable] = arns[name]
         if "WORKER_QUEUE_URL" in values:
             values["WORKER_QUEUE_URL"] = f"http://aws{urlsplit(queue).path}"
     # Credentials, and in place of AWS's own addresses where the services are.
@@ -257,9 +277,9 @@ def test_the_pods_of_eks_run(eks, machine, database, certificates):
     proxy = Network(database.host, database.port, certificate=certificates / "server.pem")
     with proxy as encrypted:
         machine.serve(RDS_HOST, 5432, (encrypted.host, encrypted.port))
-        (upgrade,) = pods.containers("migration")[0]
-        migrated = start(upgrade)
-        assert migrated.wait() == 0, migrated.said
+        for container in pods.containers("migration")[0]:
+            migrated = start(container)
+            assert migrated.wait() == 0, migrated.said
         (schema,), (web,) = pods.containers("web")
         assert start(schema).wait() == 0
         (pgbouncer,) = pods.containers("pgbouncer")[1]
@@ -330,10 +350,8 @@ def test_the_compose_file_runs(new_postgres, images, folder, tmp_path):
         assert answer.returncode == 0, answer.stderr
     ours = {each.service: each.request["Image"] for each in engine.containers.values()}
     known = images | {ours["valkey"]: VALKEY, ours["prometheus"]: PROMETHEUS}
-    postgres = engine.of_service("postgres")
-    script = postgres.files["/docker-entrypoint-initdb.d/application-role.sql"]
     with (
-        first_start(new_postgres, password, script, postgres.files) as server,
+        first_start(new_postgres, password) as server,
         Machine(folder) as machine,
     ):
         machine.serve("postgres", 5432, (server.host, server.port))
@@ -443,8 +461,6 @@ def test_a_wrong_path_of_a_probe_is_noticed(machine, cluster):
 
     (pgbouncer,) = cluster.containers("pgbouncer")[1]
     assert machine.start(only_what_it_knows(pgbouncer), "pgbouncer").becomes_ready() == {}
-    (upgrade,) = cluster.containers("migration")[0]
-    assert machine.start(upgrade).wait() == 0
     (web,) = changed(cluster, "Deployment", "web", misspell).containers("web")[1]
     failed = machine.start(web, "web").becomes_ready()
     assert set(failed) == {"liveness"}

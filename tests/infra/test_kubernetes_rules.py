@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from infra.container_machine import Image
 from infra.deployed import INFRA, ROOT
+from infra.orchestrators import Cluster
 from processes import run
 from programs import needs_kubectl
 
@@ -178,6 +180,90 @@ def test_probes_ask_a_port_that_is_declared(objects):
             assert "readinessProbe" in probes or not ports, name
 
 
+MEMORY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "": 1}
+
+
+def quantity(text):
+    """Return a quantity of Kubernetes as a number: processors, or bytes."""
+    number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|)", str(text)).groups()
+    return float(number) / 1000 if unit == "m" else float(number) * MEMORY[unit]
+
+
+def test_no_request_is_above_its_limit(objects):
+    """The API refuses such a pod; no schema compares the two."""
+    for name, template in templates(objects).items():
+        for container in containers(template["spec"]):
+            resources = container["resources"]
+            for kind, limit in resources["limits"].items():
+                assert quantity(resources["requests"][kind]) <= quantity(limit), (name, kind)
+
+
+def requested(pod, kind):
+    """Return what the scheduler reserves: the sum, or the largest init container if that is more."""
+    asked = [
+        [quantity(each["resources"]["requests"][kind]) for each in pod.get(part, [])]
+        for part in ("containers", "initContainers")
+    ]
+    return max(sum(asked[0]), *asked[1], 0)
+
+
+def test_the_local_cluster_fits_a_laptop():
+    """Two processors and 4 GiB, with a rollout of everything, and what kind itself reserves."""
+    pods = {
+        name: (each["spec"], 1 if ("StatefulSet", name) in rendered("local") else 2)
+        for name, each in templates(rendered("local")).items()
+    }
+    # The control plane, etcd, CoreDNS and kindnet: 950m and 290 MiB, and their use of memory.
+    reserved = {"cpu": 0.95, "memory": 2**30}
+    for kind, whole in (("cpu", 2), ("memory", 4 * 2**30)):
+        needed = sum(requested(pod, kind) * count for pod, count in pods.values())
+        assert needed + reserved[kind] <= whole
+
+
+def test_the_images_for_kind_have_no_attestation():
+    """`kind load docker-image` refuses an image whose index names a manifest that is not there."""
+    text = (KUBERNETES / "overlays" / "local" / "kustomization.yaml").read_text()
+    builds = re.findall(r"^#\s+(docker build .*)$", text, re.MULTILINE)
+    assert len(builds) == 3
+    assert all("--provenance=false" in each for each in builds)
+
+
+HOSTILE = ("database", "poolkit", "worker", "uvicorn", "application", "statement", "aws", "redis")
+
+
+@pytest.mark.parametrize("variant", ["local", "prod"])
+def test_services_of_others_change_no_environment(variant):
+    """A Service whose variables would have the prefix of a setting reaches no container."""
+    known = dict.fromkeys(f"poolkit-{name}" for name in ("web", "worker", "pgbouncer"))
+    image = Image({}, "/", "10001", [], [], None, [])
+    images = dict.fromkeys([*known, "postgres", "valkey"], image)
+    found = rendered(variant)
+    services = [
+        {
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"ports": [{"name": "http", "port": 80}]},
+        }
+        for name in HOSTILE
+    ]
+
+    def environments(*more):
+        cluster = Cluster([*found.values(), *more], images)
+        return {
+            (pod, each.name): each.variables
+            for pod in cluster.pods()
+            for part in cluster.containers(pod)
+            for each in part
+        }
+
+    assert environments(*services) == environments()
+    linked = copy.deepcopy(found)
+    for each in templates(linked).values():
+        del each["spec"]["enableServiceLinks"]
+    with_links = Cluster([*linked.values(), *services], images).containers("web")[1][0].variables
+    assert with_links["UVICORN_SERVICE_HOST"]
+
+
 # -- references between objects -------------------------------------------------------------
 
 
@@ -243,6 +329,16 @@ def test_a_route_from_outside_has_tls_and_hides_the_metrics(component):
         for rule in route["spec"]["rules"]:
             if listener["protocol"] == "HTTP" or "/metrics" in str(rule.get("matches")):
                 assert "backendRefs" not in rule
+
+
+def test_targets_by_address_are_healthy_before_the_old_ones_end():
+    """With `target-type: ip` a pod is ready before the load balancer knows it, unless this gate waits."""
+    objects = rendered("prod with ingress")
+    ((_, ingress),) = of_kind(objects, "Ingress").items()
+    assert ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/target-type"] == "ip"
+    labels = objects["Namespace", "poolkit"]["metadata"]["labels"]
+    assert labels["elbv2.k8s.aws/pod-readiness-gate-inject"] == "enabled"
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_selectors_match_a_pod(objects):
@@ -383,6 +479,8 @@ def test_web_and_worker_wait_for_the_migration(objects):
     found = templates(objects)
     upgrade = found["migration"]["spec"]["initContainers"][0]
     assert upgrade["command"][-1].startswith("python -m poolkit db upgrade ")
+    role = found["migration"]["spec"]["initContainers"][1]
+    assert role["command"] == ["python", "-m", "poolkit", "db", "role"]
     for name in ("web", "worker"):
         (schema,) = found[name]["spec"]["initContainers"]
         assert "poolkit db check" in schema["command"][-1]
@@ -390,6 +488,37 @@ def test_web_and_worker_wait_for_the_migration(objects):
         assert schema["image"] == container["image"]
         # Through a pooler or not, both must see the same database.
         assert "PGBOUNCER" not in str(schema)
+
+
+@pytest.mark.parametrize("variant", ["dev", "prod"])
+def test_the_role_is_made_with_the_login_of_the_others(variant):
+    """One secret: what `db role` sets is what web, worker and PgBouncer log in with."""
+    settings = {
+        name.rpartition("-")[0]: each["data"]
+        for name, each in of_kind(rendered(variant), "ConfigMap").items()
+    }
+    secret = settings["migration"]["APPLICATION_SECRET_ARN"]
+    assert secret == settings["deployment"]["DATABASE_SECRET_ARN"]
+    assert secret != settings["migration"]["DATABASE_SECRET_ARN"]
+
+
+def test_the_local_role_is_made_with_the_login_of_the_others():
+    """The Secret `application` is the password of `app` in every pod."""
+    found = templates(rendered("local"))
+    role = found["migration"]["spec"]["initContainers"][1]
+    (volume,) = [v for v in found["migration"]["spec"]["volumes"] if "secret" in v]
+    secret = volume["secret"]["secretName"]
+    (mount,) = [each for each in role["volumeMounts"] if each["name"] == volume["name"]]
+    variables = {each["name"]: each.get("value") for each in role["env"]}
+    assert variables["APPLICATION_PASSWORD_FILE"] == f"{mount['mountPath']}/password"
+    assert variables["APPLICATION_USER"] == "app"
+    for name in ("web", "worker", "pgbouncer"):
+        assert secret in str(found[name]), name
+
+
+def test_nothing_depends_on_the_first_start_of_a_volume(objects):
+    """A script of /docker-entrypoint-initdb.d runs on an empty volume only."""
+    assert all("initdb.d" not in str(each) for each in objects.values())
 
 
 # -- schemas --------------------------------------------------------------------------------
