@@ -26,7 +26,7 @@ BY_HAND = {"Host": "https://dev.example.org", "Run": "first", "YesLoadThisHost":
 class StartedDeployment(Deployment):
     """The stacks that a load test in dev refers to, and its own with the parameters of a manual start."""
 
-    TEMPLATES = ("bootstrap", "network", "database", "loadtest")
+    TEMPLATES = ("bootstrap", "access", "network", "database", "loadtest")
 
     def __init__(self, given):
         self.environment = "dev"
