@@ -238,7 +238,7 @@ class Deployment:
         name = environment.stack_name(template.name)
         stack = find_stack(cloudformation, name)
         is_new = stack is None or stack["StackStatus"] == REVIEW
-        values = self.values_for_now(template, stack, self._resolved(template, outputs))
+        values = self._resolved(template, outputs)
         # What is protected from its creation on cannot be removed when that fails: the stack would
         # end in ROLLBACK_FAILED. So it is protected after the first success.
         protects = is_new and template.value_of(PROTECTION, values) == "true"
@@ -457,19 +457,6 @@ class Deployment:
             if not agreed:
                 discard(self.aws.cloudformation, change_set)
         return agreed
-
-    def values_for_now(
-        self, template: Template, stack: dict[str, Any] | None, values: dict[str, str]
-    ) -> dict[str, str]:
-        """Return the parameters, less what must wait for a later step of the deployment.
-
-        Args:
-            template: of the stack.
-            stack: as it is now, None if there is none.
-            values: of its parameters.
-        """
-        del template, stack
-        return values
 
     def before_change(self, template: Template, values: dict[str, str]) -> None:
         """Check what can be checked only now; `poolkit deploy` checks the schema here.

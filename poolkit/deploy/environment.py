@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     from poolkit.budget.read.documents import Document
 
+MIGRATE: Final = "migrate"
+"""The template that upgrades the schema and makes the role that everything else logs in as."""
+
 ALL: Final = "all"
 """As a target: every stack of the environment, except those that are deployed by name only."""
 
@@ -153,12 +156,17 @@ class StackEnvironment:
     def every(self) -> list[str]:
         """Return all templates, each after those it refers to, otherwise as in the file.
 
+        The migrations, and what they refer to, come before the rest: a service or a proxy that is
+        created earlier finds no role to log in as.
+
         Raises:
             DeployError: templates refer to each other in a circle, or to one without a table.
         """
         ordered: list[str] = []
+        early = self._leading_to(MIGRATE)
+        preferred = sorted(self.tables, key=lambda name: name not in early)
         while len(ordered) < len(self.tables):
-            rest = [name for name in self.tables if name not in ordered]
+            rest = [name for name in preferred if name not in ordered]
             following = next((name for name in rest if self.needs(name) <= set(ordered)), None)
             if following is None:
                 raise DeployError(
@@ -167,6 +175,15 @@ class StackEnvironment:
                 )
             ordered.append(following)
         return ordered
+
+    def _leading_to(self, template: str) -> set[str]:
+        """Return a template with all that it refers to, directly or not. Raises `DeployError`."""
+        found: set[str] = set()
+        following = {template} & self.tables.keys()
+        while following:
+            found |= following
+            following = set().union(*map(self.needs, following)) - found
+        return found
 
     def needs(self, template: str) -> set[str]:
         """Return the templates whose outputs it refers to. Raises `DeployError`."""

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import signal
-import threading
 
 import boto3
 import psycopg2
@@ -327,12 +326,13 @@ def test_a_task_that_cannot_start_names_the_reason(prepared, tasks):
     """ECS's own word for it, and what to do; nothing ran."""
     boto3.client("ecr").create_repository(repositoryName="poolkit-web")
     image = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/poolkit-web:missing"
-    answer = prepared("migrate", "--image", image)
+    refused(prepared("migrate", "--image", image), "poolkit-web:missing", lines=None)
+    succeeded(prepared("migrate"))
+    answer = prepared("migrate", "--check", "--image", image)
     assert answer.returncode == 1
     assert "the task did not start: CannotPullContainerError: " in answer.stderr
     assert "built for arm64" in answer.stderr
 
-    succeeded(prepared("migrate", "--image", DIGESTS["first"]))
     (group,) = boto3.client("logs").describe_log_groups()["logGroups"]
     boto3.client("logs").delete_log_group(logGroupName=group["logGroupName"])
     answer = prepared("migrate", "--check")
@@ -388,13 +388,12 @@ def test_a_task_that_takes_too_long_is_left_running(prepared, tasks, project):
 def test_two_at_once_are_safe(prepared, tasks, server):
     """Both end well, and the migration ran once."""
     succeeded(deploy(prepared, "migrate"))
-    ecs, answers = boto3.client("ecs"), []
+    ecs = boto3.client("ecs")
     (stack,) = boto3.client("cloudformation").describe_stacks(StackName="shop-dev-migrate")[
         "Stacks"
     ]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
     network = {"subnets": [outputs["SubnetIds"]], "assignPublicIp": "DISABLED"}
-    other = threading.Thread(target=lambda: answers.append(prepared("migrate")))
     command = ["python", "-m", "poolkit", "db", "upgrade", "--migrations", "migrations"]
     ecs.run_task(
         cluster=outputs["ClusterName"],
@@ -403,9 +402,7 @@ def test_two_at_once_are_safe(prepared, tasks, server):
         networkConfiguration={"awsvpcConfiguration": network},
         overrides={"containerOverrides": [{"name": "migration", "command": command}]},
     )
-    answers.append(prepared("migrate"))
-    del other
-    succeeded(answers[0], "0001")
+    succeeded(prepared("migrate"), "0001")
     wait_until(lambda: all(t.state["lastStatus"] == "STOPPED" for t in tasks.tasks.values()), 60)
     assert {t.state["containers"][0]["exitCode"] for t in tasks.tasks.values()} == {0}
     assert query(tasks, server, "SELECT version_num FROM alembic_version") == [("0001",)]
@@ -455,6 +452,66 @@ def test_tokens_for_all_make_a_role_for_tokens(prepared, tasks, project, server)
     assert query(tasks, server, member) == [(True,)]
     refused(prepared("db", "role", "--rotate"), "nothing to --rotate")
     succeeded(deploy(prepared, "web"), "schema: known to fit web")
+
+
+POOLER = """\
+Parameters:
+  DatabaseSecretArn: {Type: String}
+  ImageUri: {Type: String, Default: ""}
+Resources:
+  Own: {Type: AWS::SSM::Parameter, Properties: {Name: /%s, Type: String, Value: x}}
+  Target: {Type: AWS::RDS::DBProxyTargetGroup, Properties: {DBProxyName: shop}}
+Outputs:
+  Host: {Value: pooler.internal}
+"""
+
+
+@pytest.fixture(params=["proxy", "pgbouncer"])
+def pooler(request, project):
+    """The name of a pooler's template, whose table is the file's first."""
+    name = request.param
+    (project / f"infra/{name}.yaml").write_text(POOLER % name)
+    file = project / "infra/environments/dev.toml"
+    image = f'ImageUri = "{DIGESTS["worker"]}"\n' if name == "pgbouncer" else ""
+    table = f'[{name}]\n{image}DatabaseSecretArn = "{{database.ApplicationSecretArn}}"\n\n'
+    text = file.read_text().replace("[network]\n", f"{table}[network]\n")
+    file.write_text(text)
+    return name
+
+
+def test_a_pooler_comes_after_the_role(poolkit, tasks, pooler):
+    """RDS Proxy logs in when it is created, and fails without the role."""
+    refused(deploy(poolkit, "all"), "pass --migrate", lines=1)
+    made = succeeded(deploy(poolkit, "all", "--migrate"), f"role: known to exist for {pooler}")
+    assert made.index("db role: done") < made.index(f"Plan: create shop-dev-{pooler}")
+    assert commands(tasks) == ["upgrade", "role", "check", "check"]
+
+
+def test_a_pooler_without_the_role_is_refused(prepared, tasks, pooler):
+    """By its own name too; both ways out are named, and each works."""
+    refused(deploy(prepared, pooler), "pass --migrate", "poolkit db role", lines=1)
+    succeeded(prepared("migrate"))
+    refused(deploy(prepared, pooler), "there is no role app", "poolkit db role")
+    assert statuses().keys() == {"shop-dev-network", "shop-dev-database", "shop-dev-migrate"}
+    made = succeeded(deploy(prepared, pooler, "--migrate"), "db role: done")
+    # PgBouncer's image has no migrations.
+    assert DIGESTS["worker"] not in made.partition("db role: done")[0].partition("migrate")[2]
+
+
+def test_tokens_before_a_pooler_are_refused(prepared, tasks, project, pooler):
+    """It logs in with the password that RDS refuses, whatever its clients have."""
+    host = '"{proxy.Host}"' if pooler == "proxy" else '"{pgbouncer.Host}"'
+    file = project / "infra/environments/dev.toml"
+    service = project / "infra/web.yaml"
+    service.write_text(
+        service.read_text().replace(
+            "  DatabaseSecretArn:", "  DatabaseHost: {Type: String}\n  DatabaseSecretArn:", 1
+        )
+    )
+    file.write_text(file.read_text().replace("[web]\n", f"[web]\nDatabaseHost = {host}\n"))
+    with_authentication(project, worker="iam")
+    refused(deploy(prepared, "all", "--migrate"), "worker would log in with IAM tokens")
+    assert commands(tasks) == []
 
 
 def test_a_project_without_the_stack_is_told_what_to_copy(poolkit, project):

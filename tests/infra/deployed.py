@@ -16,14 +16,14 @@ from poolkit.config.statement_deadline import statement_deadline
 INFRA = ROOT / "infra"
 ENVIRONMENTS = ("dev", "staging", "prod", "high_traffic")
 
-AURORA = {"database": {"Kind": "aurora-serverless", "EnableProxy": "true"}}
+AURORA = {"database": {"Kind": "aurora-serverless"}}
 TOKENS = {
     "DatabaseAuthentication": "iam",
     "DatabaseUser": "articles_app",
     "DatabaseResourceId": "{database.ResourceId}",
 }
 VARIANTS = {
-    "aurora": ("prod", AURORA),
+    "aurora": ("high_traffic", AURORA),
     "iam": ("prod", dict.fromkeys(("lambda", "web", "worker"), TOKENS)),
 }
 """What the templates offer and no environment of this project chooses."""

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from infra.deployed import AURORA, ENVIRONMENTS, Deployment
+from infra.deployed import ENVIRONMENTS, deployment_of
 from infra.test_policies import as_list
 
 GROUP = "AWS::EC2::SecurityGroup"
@@ -15,9 +15,7 @@ DESCRIPTION = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{0,255}")
 
 @pytest.fixture(params=[*ENVIRONMENTS, "aurora"], scope="module")
 def any_environment(request):
-    if request.param == "aurora":
-        return Deployment("prod", AURORA)
-    return Deployment(request.param, {})
+    return deployment_of(request.param)
 
 
 def key(value):
@@ -94,7 +92,7 @@ def test_every_client_reaches_what_it_connects_to(any_environment):
     servers = {
         "Instance": ("database", "DatabaseSecurityGroup"),
         "Cluster": ("database", "DatabaseSecurityGroup"),
-        "Proxy": ("database", "ProxySecurityGroup"),
+        "Proxy": ("proxy", "ProxySecurityGroup"),
         "LoadBalancer": ("pgbouncer", "LoadBalancerSecurityGroup"),
     }
     hosts = {

@@ -128,7 +128,7 @@ def test_only_the_load_balancer_is_open_to_addresses(any_deployment):
 
 def test_the_database_is_reached_by_its_clients_alone(any_deployment):
     """Its group lets in the clients' group and the proxy's, on its port."""
-    allowed = {("network", "DatabaseClientSecurityGroup"), ("database", "ProxySecurityGroup")}
+    allowed = {("network", "DatabaseClientSecurityGroup"), ("proxy", "ProxySecurityGroup")}
     rules = [
         rule
         for rule in any_deployment.of_type("AWS::EC2::SecurityGroupIngress")
@@ -166,7 +166,7 @@ def test_nothing_needs_a_nat_gateway(any_deployment):
         for where, statement in statements(any_deployment)
         for action in as_list(statement["Action"])
         # The check of a release runs outside the VPC.
-        if not where.startswith(("network.", "database.ProxyRole", "lambda.ReleaseCheckRole"))
+        if not where.startswith(("network.", "proxy.ProxyRole", "lambda.ReleaseCheckRole"))
     }
     # Signed without a call (rds-db), called by Lambda itself (ec2, xray), or by AWS for us (kms).
     endpoint = {name: name for name in ("logs", "s3", "secretsmanager", "sqs")} | {"ecr": "ecr.api"}
@@ -437,8 +437,9 @@ def test_pooled_sessions_have_the_presets_statement_timeout(deployment):
         assert deployment.of_type("AWS::RDS::DBProxy") == []
         return
     proxied = deployment.functions()[0].settings.preset.statement_timeout
-    (group,) = deployment.of_type(*PARAMETER_GROUPS)
-    assert int(group.get("Parameters", "statement_timeout")) == proxied
+    # The role's own setting: RDS Proxy opens its sessions as this role, and cannot set any.
+    role = deployment.container("migration").variables["APPLICATION_STATEMENT_TIMEOUT"]
+    assert int(role) == proxied
     pooled = deployment.container("web").settings.preset.statement_timeout
     assert int(deployment.container("pgbouncer").variables["STATEMENT_TIMEOUT"]) == pooled
 

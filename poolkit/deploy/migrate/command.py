@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-CODE: Final = ("lambda", "web", "worker")
+CODE: Final = ("lambda", "managedfunction", "webfunction", "web", "worker")
 """The templates whose code needs the schema, and logs in as the application's role."""
+POOLERS: Final = ("proxy", "pgbouncer")
+"""The templates that log in as the application's role when they are created."""
 
 _DB: Final = ("python", "-m", "poolkit", "db")
 _NOT_REGISTERED: Final = frozenset(
@@ -226,7 +228,9 @@ def login_of(environment: StackEnvironment) -> str:
         if name in environment.tables
     }
     proxied = {
-        name for name in found if "Proxy" in environment.tables[name].get("DatabaseHost", "")
+        name
+        for name in found
+        if "proxy" in environment.tables[name].get("DatabaseHost", "").lower()
     }
     direct = {kind for name, kind in found.items() if name not in proxied}
     if "iam" not in direct:

@@ -1,21 +1,24 @@
-"""`poolkit deploy` of code that needs a schema: checked, or upgraded first.
+"""`poolkit deploy` of what needs a schema or the application's role: checked, or made first.
 
 The images of web and worker have the migrations, so a task with that image checks the schema. The
 function's zip has none. Its code is that of the project, so the schema must have the revision that the
 project's migrations end with.
+
+A pooler needs the role only. RDS Proxy logs in when it is created, and CloudFormation fails after 20
+minutes without a success.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
-from poolkit.deploy.migrate.command import CODE, Database
-from poolkit.deploy.migrate.stack import TEMPLATE, MigrationStack, digest_of
-from poolkit.deploy.stacks import find_stack, stack_outputs
+from poolkit.deploy.migrate.command import CODE, POOLERS, Database
+from poolkit.deploy.migrate.stack import TEMPLATE, digest_of
+from poolkit.deploy.stacks import find_stack
 from poolkit.errors import ConfigurationError, DeployError, DeploymentFailed
 from poolkit.migrations import find_scripts
 from poolkit.project import Project
@@ -23,9 +26,6 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from poolkit.deploy.change_set import ChangeSet
     from poolkit.deploy.environment import Template
-
-PROXY: Final = "EnableProxy"
-"""The parameter of a database's template that puts RDS Proxy before it."""
 
 
 def deploy(options: DeployOptions, *, migrate: bool = False, schema_check: bool = True) -> None:
@@ -54,8 +54,6 @@ class Release(Deployment):
     schema_check: bool = True
     _is_migrated: bool = field(default=False, init=False)
     _declined: set[str] = field(default_factory=set, init=False)
-    _without_proxy: list[tuple[Template, dict[str, str]]] = field(default_factory=list, init=False)
-    """Templates whose proxy waits for the role, with the parameters that they get then."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,53 +91,6 @@ class Release(Deployment):
                 raise DeployError("the stack of the migrations was not agreed to, so nothing ran")
             self._upgrade()
 
-    def values_for_now(
-        self, template: Template, stack: dict[str, Any] | None, values: dict[str, str]
-    ) -> dict[str, str]:
-        """Return the parameters, without a new RDS Proxy while the application's role is missing.
-
-        CloudFormation waits until a proxy has logged in to its database, and fails after 20 minutes.
-        The proxy logs in as the application's role.
-        """
-        if template.value_of(PROXY, values) != "true" or TEMPLATE not in self.environment.tables:
-            return values
-        parameters = (stack or {}).get("Parameters", ())
-        has_proxy = {"ParameterKey": PROXY, "ParameterValue": "true"} in [
-            {name: each.get(name) for name in ("ParameterKey", "ParameterValue")}
-            for each in parameters
-        ]
-        if has_proxy or self._has_role:
-            return values
-        self._without_proxy.append((template, values))
-        later = (
-            "after --migrate has created that role"
-            if self.migrate
-            else f"by deploying {template.name} again, after: poolkit db role -e "
-            f"{self.environment.name}"
-        )
-        self.console.print(
-            f"\n{self.environment.stack_name(template.name)}: RDS Proxy logs in as the "
-            f"application's role, which is missing; {PROXY} is turned on {later}",
-            style="yellow",
-        )
-        return values | {PROXY: "false"}
-
-    @property
-    def _has_role(self) -> bool:
-        """Whether the application's role is known to exist."""
-        stack = find_stack(self.aws.cloudformation, self.environment.stack_name(TEMPLATE))
-        if stack is None or not stack_outputs(stack):
-            return False
-        return bool(MigrationStack(self.aws, self.environment, stack).login)
-
-    def _turn_proxies_on(self) -> None:
-        """Deploy what waited for the role; the plan was agreed to without it."""
-        while self._without_proxy:
-            template, values = self._without_proxy.pop()
-            name = self.environment.stack_name(template.name)
-            self.console.print(f"{name}: the role exists; turning {PROXY} on", style="bold")
-            self._change(template, find_stack(self.aws.cloudformation, name), values, agreed=True)
-
     def agrees(self, change_set: ChangeSet) -> bool:
         """Return what is answered to the plan. Raises `DeployError`."""
         agreed = super().agrees(change_set)
@@ -148,23 +99,27 @@ class Release(Deployment):
         return agreed
 
     def before_change(self, template: Template, values: dict[str, str]) -> None:
-        """Refuse code that the schema is behind of.
+        """Refuse code that the schema is behind of, and a pooler without the role.
 
         Raises:
-            DeployError: it is behind, or cannot be checked.
+            DeployError: the schema is behind, there is no role, or neither can be checked.
         """
-        if template.name not in CODE or TEMPLATE not in self.environment.tables:
+        is_pooler = template.name in POOLERS
+        if TEMPLATE not in self.environment.tables or not (is_pooler or template.name in CODE):
             return
-        image = values.get("ImageUri", "")
+        image = "" if is_pooler else values.get("ImageUri", "")
         if self.migrate and not self._is_migrated:
             self._database.deploy(image or None)
             self._upgrade()
         if not self._is_checked(template.name):
             return
-        revisions = () if image else self._heads()
-        if not image and not revisions:
+        revisions = () if image or is_pooler else self._heads()
+        if not (image or revisions or is_pooler):
             return
         stack, database = self._database.stack, self._database
+        if is_pooler and stack.login == database.login:
+            self._say("ok", "green", f"role: known to exist for {template.name}")
+            return
         if stack.fits(digest_of(image) or " ".join(revisions), database.login):
             self._say("ok", "green", f"schema: known to fit {template.name}")
             return
@@ -181,7 +136,7 @@ class Release(Deployment):
         return (
             self.schema_check
             and TEMPLATE in self.environment.tables
-            and any(name in CODE for name in templates)
+            and any(name in (*CODE, *POOLERS) for name in templates)
         )
 
     @property
@@ -195,7 +150,6 @@ class Release(Deployment):
         if database.stack.login != database.login:
             database.update_role(iam=False, rotate=False)
         self._is_migrated = True
-        self._turn_proxies_on()
 
     def _heads(self) -> tuple[str, ...]:
         """Return the revisions that the project's migrations end with; none if unknown."""

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.environment import MIGRATE
 from poolkit.deploy.stacks import find_stack, stack_outputs
 from poolkit.errors import DeployError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from poolkit.deploy.aws import Aws
     from poolkit.deploy.environment import StackEnvironment
 
-TEMPLATE: Final = "migrate"
+TEMPLATE: Final = MIGRATE
 """The template's name, and its table's."""
 KEPT: Final = 30
 """Images in the record; the oldest are forgotten, so that they are checked again."""

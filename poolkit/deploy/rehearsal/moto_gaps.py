@@ -39,7 +39,7 @@ GAPS = {
     "transforms": "the SAM transform is not run",
     "protection": "UpdateTerminationProtection is not there, and DeleteStack ignores it",
     "a database's protection": "an instance's DeletionProtection is not handed on",
-    "a load balancer's": "its attributes are not handed on, and DeleteLoadBalancer heeds none",
+    "a load balancer's": "its type and attributes are not handed on; DeleteLoadBalancer heeds none",
     "rollback": "CancelUpdateStack, RollbackStack, ContinueUpdateRollback are not there",
     "plans": "change sets know no replacements",
     "changed parameters": "change sets do not list what parameters alone change",
@@ -143,7 +143,7 @@ def fill_gaps(monkeypatch, gate):
 
 
 def _protecting(make):
-    """Hand on what protects a database or a load balancer, when it is made and when it changes."""
+    """Hand on a load balancer's type and what protects it or a database, at every change."""
 
     def make_resource(logical_id, declared, resources, *account, **where):
         # A resource that moto cannot update stays unchanged.
@@ -159,6 +159,7 @@ def _protecting(make):
 
 def _protect(made, properties):
     if isinstance(made, FakeLoadBalancer):
+        made.type = properties.get("Type", made.type)
         attributes = properties.get("LoadBalancerAttributes", ())
         made.attrs |= {each["Key"]: each["Value"] for each in attributes}
     else:
