@@ -152,6 +152,8 @@ def check_make(arguments, made):
 def check_poolkit(arguments, made):
     """Parse the line as click does, without doing what it says."""
     command = main
+    if ">" in arguments:
+        arguments = arguments[: arguments.index(">")]  # the output goes to a file
     if arguments == ["--version"]:
         return
     if arguments[0] == "package":

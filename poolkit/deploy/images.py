@@ -78,7 +78,7 @@ class ImageName:
         found = _REFERENCE.fullmatch(text)
         if found is None:
             raise DeployError(
-                f"{text!r} is no image; wanted REGISTRY/REPOSITORY:TAG, or …@sha256: and 64 "
+                f"{text!r} is not the name of an image; wanted REGISTRY/REPOSITORY:TAG, or …@sha256: and 64 "
                 "hexadecimal digits"
             )
         registry, slash, repository = found["name"].partition("/")
@@ -223,7 +223,7 @@ def _find(client: Any, account: str, name: ImageName, build: str) -> tuple[dict[
                 raise
             raise DeployError(
                 f"there is no repository {name.repository} in ECR of account {account}; "
-                "create it with: poolkit bootstrap"
+                "create it with: poolkit bootstrap --environment NAME"
             ) from None
     if not found.get("images"):
         reasons = [each.get("failureReason", "") for each in found.get("failures", ())]

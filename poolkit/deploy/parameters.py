@@ -92,7 +92,9 @@ def _address(option: str, name: str, text: str, templates: list[str]) -> tuple[s
         separator = "=" if option == "--image" else "."
         raise DeployError(f"{option} {text}: name its template: TEMPLATE{separator}{text}")
     if dot and template not in templates:
-        raise DeployError(f"{option} {text}: {template} is not deployed here")
+        raise DeployError(
+            f"{option} {text}: this command deploys {', '.join(templates)}, not {template}"
+        )
     return template or templates[0], parameter
 
 
@@ -219,7 +221,7 @@ def choose(
     declared = set(declared)
     for name in sorted(reset):
         if name in given:
-            raise DeployError(f"{template}.{name} is given and taken back; do one of them")
+            raise DeployError(f"{template}.{name}: pass --parameter or --reset-parameter, not both")
         if name not in declared:
             raise DeployError(
                 f"--reset-parameter {template}.{name}: the template does not declare it"

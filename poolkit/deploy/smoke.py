@@ -76,7 +76,7 @@ def smoke(
     for path in paths:
         if not path.startswith("/") or any(letter.isspace() for letter in path):
             raise ConfigurationError(
-                f"{path!r} is no path; wanted one that begins with a slash, such as /articles?limit=1"
+                f"{path!r} is not a path; wanted one that begins with a slash, such as /articles?limit=1"
             )
     headers = {"User-Agent": "poolkit-smoke", "Connection": "close"}
     if authorization:
@@ -96,7 +96,7 @@ def _base(url: str) -> str:
         )
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"{url!r} is no URL of a service; wanted one such as https://dev.example.org"
+            f"{url!r} is not the URL of a service; wanted one such as https://dev.example.org"
         )
     return url.rstrip("/")
 

@@ -16,11 +16,13 @@ SOURCES = ("articles", "infra", "lambda_handler", "loadtests", "poolkit", "webap
 
 
 def blocks(page):
-    """Give the commands of a page, block by block, without what belongs to no account."""
+    """The commands of a page, block by block."""
     text = (ROOT / "docs" / page).read_text()
     return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+REGISTRY = f"{ACCOUNT}.dkr.ecr.eu-central-1.amazonaws.com"
+"""The value that a reader exports, on the first of the pages."""
 AGREED = {"bootstrap": ("--yes",), "deploy": ("--yes",), "destroy": ("--yes-delete", "poolkit-dev")}
 """What a person does on the terminal: agree to the plan, or type the name."""
 
@@ -56,7 +58,7 @@ def checkout(tmp_path, aws, gate, new_postgres, monkeypatch):
 
 
 def run_block(text, checkout, aws, wanted=0):
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").replace("$REGISTRY", REGISTRY).splitlines():
         program, command, *words = shlex.split(line, comments=True)
         assert program == "poolkit"
         # Undoing an unfinished change has no plan to agree to.

@@ -110,7 +110,7 @@ def test_a_task_definition_without_a_platform_runs_on_x86_64(poolkit, web):
         (f"{REGISTRY}/elsewhere:1", "there is no repository elsewhere in ECR of account 1234567"),
         ("public.ecr.aws/nginx/nginx:1.27", "is not in ECR, so its tag cannot be resolved"),
         ("nginx", "is not in ECR, so its tag cannot be resolved; give it by digest"),
-        ("shop web:1", "is no image; wanted REGISTRY/REPOSITORY:TAG"),
+        ("shop web:1", "is not the name of an image; wanted REGISTRY/REPOSITORY:TAG"),
         (f"{REGISTRY}/shop-web@sha256:0a1b", "64 hexadecimal digits"),
     ],
 )

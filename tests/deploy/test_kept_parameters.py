@@ -113,10 +113,13 @@ def test_a_secret_parameter_is_kept_and_not_shown(poolkit, shop):
     ("words", "message"),
     [
         (("--reset-parameter", "Vpc"), "--reset-parameter network.Vpc: the template does not"),
-        (("--reset-parameter", "web.VpcId"), "--reset-parameter web.VpcId: web is not deployed"),
+        (
+            ("--reset-parameter", "web.VpcId"),
+            "--reset-parameter web.VpcId: this command deploys network, not web",
+        ),
         (
             ("--reset-parameter", "VpcCidr", "--parameter", "VpcCidr=10.1.0.0/16"),
-            "network.VpcCidr is given and taken back; do one of them",
+            "network.VpcCidr: pass --parameter or --reset-parameter, not both",
         ),
     ],
 )

@@ -128,8 +128,8 @@ class Release(Deployment):
         except DeploymentFailed as error:
             with_image = f" --image {image}" if image else ""
             raise DeployError(
-                f"{self.environment.stack_name(template.name)} was not changed: {error}. Pass --migrate, or run: poolkit migrate "
-                f"-e {self.environment.name}{with_image}"
+                f"{self.environment.stack_name(template.name)} was not changed: {error}. "
+                f"Pass --migrate, or run: poolkit migrate -e {self.environment.name}{with_image}"
             ) from None
 
     def _is_checked(self, *templates: str) -> bool:
