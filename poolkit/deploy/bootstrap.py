@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 GITHUB: Final = "token.actions.githubusercontent.com"
 """The issuer of the tokens of GitHub's workflows."""
 
+SERVICES: Final = (
+    "ecs.amazonaws.com",
+    "ecs.application-autoscaling.amazonaws.com",
+    "elasticloadbalancing.amazonaws.com",
+    "rds.amazonaws.com",
+)
+"""The services whose service-linked roles the templates need."""
+
 
 def bootstrap(environment_name: str, *, yes: bool = False, plan_only: bool = False) -> None:
     """Deploy the stack that environments share, and the environment's own roles and alarm topic.
@@ -52,9 +60,25 @@ def bootstrap(environment_name: str, *, yes: bool = False, plan_only: bool = Fal
     deployment.run()
     outputs = deployed_outputs(deployment.aws.cloudformation, environment, {*PREPARED})
     if not plan_only and outputs.keys() == {*PREPARED}:
+        _make_service_roles(deployment)
         deployment.console.print("\nNext:", style="bold")
         for number, step in enumerate(_next_steps(environment, outputs), 1):
             deployment.console.print(f"{number}. {step}")
+
+
+def _make_service_roles(deployment: Deployment) -> None:
+    """Create the roles with which services of AWS work in an account, as far as they are missing.
+
+    AWS creates each of them when it is first needed. But the first cluster of an account is then
+    refused, because ECS cannot assume its role yet; the second attempt works.
+    """
+    iam = deployment.aws.client("iam")
+    for service in SERVICES:
+        with in_plain_words(f"looking for the role of {service}"):
+            # IAM User Guide, "Service-linked roles": the path that they all have.
+            if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+                iam.create_service_linked_role(AWSServiceName=service)
+                deployment.console.print(f"the account's role of {service}: created")
 
 
 def _require_tables(environment: StackEnvironment) -> None:

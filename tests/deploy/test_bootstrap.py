@@ -6,7 +6,10 @@ import shutil
 import boto3
 import pytest
 from deploy.test_deploy import statuses
+from infra.deployed import ENVIRONMENTS, deployment_of
 from poolkit_command import ROOT
+
+from poolkit.deploy.bootstrap import SERVICES
 
 ACCOUNT = "123456789012"
 GITHUB = "token.actions.githubusercontent.com"
@@ -55,6 +58,36 @@ def test_a_second_run_changes_nothing(poolkit, project):
     again = bootstrap(poolkit)
     assert again.count("nothing to change") == 2
     assert made.partition("\nNext:")[2] == again.partition("\nNext:")[2]
+
+
+def test_an_empty_account_gets_the_roles_of_services(poolkit, project):
+    """Without its role, ECS refuses the first cluster of an account; the roles are made once."""
+    planned = poolkit("bootstrap", "-e", "dev", "--plan-only")
+    assert planned.returncode == 0, planned.stderr
+    of_services = {"PathPrefix": "/aws-service-role/"}
+    assert boto3.client("iam").list_roles(**of_services)["Roles"] == []
+    assert bootstrap(poolkit).count("the account's role of") == len(SERVICES)
+    roles = boto3.client("iam").list_roles(**of_services)["Roles"]
+    assert {each["Path"].split("/")[2] for each in roles} == set(SERVICES)
+    assert "the account's role of" not in bootstrap(poolkit)
+
+
+def test_every_service_of_the_templates_has_its_role():
+    """Services of types whose handlers create a service-linked role (IAM User Guide)."""
+    types = {
+        each.type
+        for name in ENVIRONMENTS
+        for stack in deployment_of(name).stacks.values()
+        for each in stack.resources.values()
+    }
+    needed = {
+        "AWS::ECS::Cluster": "ecs.amazonaws.com",
+        "AWS::ApplicationAutoScaling::ScalableTarget": "ecs.application-autoscaling.amazonaws.com",
+        "AWS::ElasticLoadBalancingV2::LoadBalancer": "elasticloadbalancing.amazonaws.com",
+        "AWS::RDS::DBInstance": "rds.amazonaws.com",
+    }
+    assert needed.keys() <= types
+    assert set(needed.values()) == set(SERVICES)
 
 
 def test_environments_share_the_first_stack(poolkit, project):

@@ -226,6 +226,7 @@ def test_roles_that_are_named_are_not_cut(stack):
         ("access", "StackFamily", "shop-high-traffic", True),
         ("access", "StackFamily", "Shop-prod", False),
         ("access", "StackFamily", "shop--prod", False),
+        ("access", "StackFamily", "aws-shop-prod", False),
         ("bootstrap", "NamePrefix", "shop", True),
         ("bootstrap", "NamePrefix", "shop-", False),
         ("bootstrap", "NamePrefix", "my--shop", False),
