@@ -10,14 +10,17 @@ import json
 import re
 from importlib.resources import files
 
+import botocore
+import botocore.session
 import pytest
-from infra.deployed import ENVIRONMENTS, Deployment, deployment_of
+from infra.deployed import ENVIRONMENTS, INFRA, Deployment, deployment_of
 from infra.test_bootstrap import GITHUB, role_statements, statements_of, with_github
 from infra.test_network_rules import template
 from infra.test_policies import as_list
 
 from poolkit.deploy.environment import PREPARED
 
+ROOT = INFRA.parent
 LONGEST = template("access")["Parameters"]["StackFamily"]["MaxLength"]
 FAMILY = "f" * LONGEST
 
@@ -260,3 +263,61 @@ def test_a_container_has_no_more_files_than_fargate_documents():
     for limit in found:
         assert limit["Name"] == "nofile"
         assert limit["SoftLimit"] <= limit["HardLimit"] <= 65535
+
+
+# -- what poolkit asks of AWS ---------------------------------------------------------------
+
+SERVICES = {
+    name: name for name in ("acm", "cloudformation", "ecr", "ecs", "logs", "rds", "s3", "ssm")
+} | {"elbv2": "elasticloadbalancing"}
+"""The prefixes of IAM's actions, by the names of boto3's clients."""
+
+BY_HAND = {
+    *("rds:ModifyDBInstance", "rds:ModifyDBCluster"),
+    "elasticloadbalancing:ModifyLoadBalancerAttributes",
+}
+"""Only `poolkit destroy --lift-protection` does this, which no pipeline does."""
+
+
+@functools.cache
+def operations():
+    """Give IAM's actions by the names of boto3's methods."""
+    session, found = botocore.session.get_session(), {}
+    for client, service in SERVICES.items():
+        for operation in session.get_service_model(client).operation_names:
+            action = "GetObject" if operation == "HeadObject" else operation
+            found.setdefault(botocore.xform_name(operation), set()).add(f"{service}:{action}")
+    return found
+
+
+def called():
+    """Give the actions of each call of AWS that a deployment makes; several where a name is shared."""
+    for file in (ROOT / "poolkit/deploy").rglob("*.py"):
+        if "rehearsal" in file.parts or file.name == "bootstrap.py":
+            continue
+        text = file.read_text()
+        names = set(re.findall(r"\.(\w+_\w+)\(|get_paginator\(\"(\w+)\"\)", text))
+        for name in {either for pair in names for either in pair} & operations().keys():
+            yield name, operations()[name]
+
+
+def test_the_deploy_role_may_do_what_poolkit_calls():
+    """A call that is missing would be found by the first pipeline in an account."""
+    policies_of_role = [
+        with_github().resource("access", name) for name in ("PlanPolicy", "DeployPolicy")
+    ]
+    allowed = {
+        action
+        for statement in [
+            *(each for policy in policies_of_role for each in statements_of(policy)),
+            *role_statements("DeployRole"),
+        ]
+        if statement["Effect"] == "Allow"
+        for action in as_list(statement["Action"])
+    }
+    found = dict(called())
+    assert {"create_change_set", "run_task", "batch_get_image", "put_parameter"} <= found.keys()
+    lacking = {
+        name: actions for name, actions in found.items() if not actions & (allowed | BY_HAND)
+    }
+    assert lacking == {}
