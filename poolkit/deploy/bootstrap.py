@@ -169,4 +169,11 @@ def _next_steps(environment: StackEnvironment, outputs: dict[str, dict[str, str]
         for name, value in table.items():
             if PLACEHOLDER in value:
                 yield f"Replace {name} in [{template}] of {environment.file}."
-    yield f"Build and push the images, then: poolkit deploy all --environment {environment.name}"
+    images = "".join(
+        f" --image {name}=URI" for name in ("web", "worker") if name in environment.tables
+    )
+    migrates = " --migrate" if "migrate" in environment.tables else ""
+    yield (
+        f"Build and push the images, then: poolkit deploy all --environment {environment.name}"
+        f"{migrates}{images}"
+    )
