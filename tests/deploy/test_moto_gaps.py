@@ -243,3 +243,59 @@ def test_secrets(cloudformation):
         make(cloudformation, template)
     secrets = boto3.client("secretsmanager", region_name="eu-central-1")
     assert secrets.list_secrets()["SecretList"] == []
+
+
+DATABASE = """\
+Resources:
+  Instance:
+    Type: AWS::RDS::DBInstance
+    Properties:
+      DBInstanceClass: db.t4g.micro
+      Engine: postgres
+      AllocatedStorage: "20"
+      MasterUsername: x
+      ManageMasterUserPassword: true
+Outputs:
+  Secret: {Value: !GetAtt Instance.MasterUserSecret.SecretArn}
+"""
+
+
+def test_a_databases_secret(cloudformation):
+    """The secret that RDS makes is no attribute of the instance in a template."""
+    with pytest.raises(ClientError, match="does not support attribute type MasterUserSecret"):
+        cloudformation.create_stack(StackName="s", TemplateBody=DATABASE)
+
+
+SUBNET = """\
+Resources:
+  Vpc: {Type: AWS::EC2::VPC, Properties: {CidrBlock: 10.9.0.0/16}}
+  Subnet: {Type: AWS::EC2::Subnet, Properties: {VpcId: !Ref Vpc, CidrBlock: 10.9.0.0/24}}
+"""
+
+
+def test_tasks(cloudformation):
+    """RunTask of a task on Fargate fails in moto itself, because its network interface is unknown."""
+    make(cloudformation, SUBNET)
+    (subnet,) = boto3.client("ec2", region_name="eu-central-1").describe_subnets(
+        Filters=[{"Name": "cidr-block", "Values": ["10.9.0.0/24"]}]
+    )["Subnets"]
+    ecs = boto3.client("ecs", region_name="eu-central-1")
+    ecs.create_cluster(clusterName="c")
+    ecs.register_task_definition(
+        family="f",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="256",
+        memory="512",
+        containerDefinitions=[
+            {"name": "x", "image": "missing", "command": ["false"], "cpu": 256, "memory": 512}
+        ],
+    )
+    network = {"subnets": [subnet["SubnetId"]], "securityGroups": ["sg-1"]}
+    with pytest.raises(AttributeError, match="private_dns_name"):
+        ecs.run_task(
+            cluster="c",
+            taskDefinition="f",
+            launchType="FARGATE",
+            networkConfiguration={"awsvpcConfiguration": network},
+        )

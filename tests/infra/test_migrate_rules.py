@@ -177,6 +177,24 @@ def test_every_template_with_the_applications_login_is_known():
         assert found - {"loadtest"} <= {*POOLERS, *CODE}
 
 
+@pytest.mark.parametrize("file", sorted(INFRA.glob("*.yaml")), ids=lambda file: file.stem)
+def test_tokens_need_a_user_and_a_resource(file):
+    """CloudFormation refuses one without the other, before a task fails to log in."""
+    if file.name == "compose.yaml":
+        return
+    template = Template.read(file.stem, file)
+    if "DatabaseAuthentication" not in template.parameters:
+        return
+    (rule,) = (
+        each
+        for each in template.section("Rules").values()
+        if each["RuleCondition"] == {"Fn::Equals": [{"Ref": "DatabaseAuthentication"}, "iam"]}
+    )
+    text = str(rule["Assertions"])
+    assert "DatabaseUser" in text
+    assert "DatabaseResourceId" in text
+
+
 def test_poolers_have_the_timeout_of_the_role_or_their_own():
     """RDS Proxy cannot set one, so the role has that of the functions."""
     found = deployment_of("high_traffic")

@@ -69,10 +69,11 @@ class Release(Deployment):
         names = [template.name for template in self.templates]
         if self.options.plan_only or not (self.migrate or self._is_checked(*names)):
             return
+        if TEMPLATE not in self.environment.tables:
+            self._database.stack  # noqa: B018 - names what is missing
+        # Refuses IAM tokens beside a pooler before anything is changed.
+        _ = self._database.login
         if self.migrate:
-            if TEMPLATE not in self.environment.tables:
-                self._database.stack  # noqa: B018 - names what is missing
-            _ = self._database.login
             return
         name = self.environment.stack_name(TEMPLATE)
         if find_stack(self.aws.cloudformation, name) is None:

@@ -48,7 +48,7 @@ GAPS = {
     "aliases": "AWS::Lambda::Alias is one of them: what is meant for it gets its function",
     "secrets": "AWS::SecretsManager::Secret is one of them: none is made",
     "a database's secret": "MasterUserSecret.SecretArn is no attribute of an instance or a cluster",
-    "tasks": "RunTask runs nothing, and takes any subnet; see moto_tasks.py",
+    "tasks": "RunTask runs nothing, and fails for Fargate; see moto_tasks.py",
     "parameter groups": "a reference to one is an object where RDS instances want its name",
     "reboots": "a static parameter of RDS is applied at once, and no group is pending-reboot",
     "names": "a stack may have any name",
