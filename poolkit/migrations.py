@@ -153,6 +153,12 @@ class Migrations:
             remedy = _REMEDIES[state].format(role=self.settings.url.username or "the role")
             reason = str(driver).partition("\n")[0]
             raise MigrationError(f"the database refused: {reason}; {remedy}") from error
+        except ImportError as error:
+            # Not only a module that is missing: pydantic raises this for a part that is optional.
+            raise MigrationError(
+                f"the migrations need what is not installed: {error}; for an image, add it to an extra "
+                "that [tool.poolkit.package...] names, and to the lock file"
+            ) from error
         finally:
             engine.dispose()
 

@@ -466,3 +466,15 @@ def test_a_caller_in_a_transaction_keeps_it(database, folder, scripts):
         assert locks.scalar_one() == 1
         connection.rollback()
     assert tables(database) == []
+
+
+def test_an_env_file_that_lacks_a_dependency_is_no_fault_of_poolkit(database, folder):
+    """An image without a dependency of the models: one line that names it, and exit status 2."""
+    (folder / "env.py").write_text("import of_the_models\n")
+    answer = run_python(
+        *("-m", "poolkit", "db", "upgrade", "--migrations", folder),
+        environ={"DATABASE_URL": database.url()},
+    )
+    assert answer.returncode == 2
+    assert "of_the_models" in answer.stderr
+    assert "Traceback" not in answer.stderr
