@@ -55,6 +55,10 @@ class Aws:
         return self.client("cloudformation")
 
 
+DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+"""The codes of a call that no policy allows."""
+
+
 @contextmanager
 def in_plain_words(doing: str) -> Iterator[None]:
     """Turn boto3's exceptions inside the block into one line that says what to do.
@@ -74,7 +78,7 @@ def in_plain_words(doing: str) -> Iterator[None]:
             )
         elif code in _REFUSED:
             message = f"AWS does not accept the credentials ({code}); check AWS_PROFILE"
-        elif code in {"AccessDenied", "AccessDeniedException"}:
+        elif code in DENIED:
             message = f"not allowed: {message}"
         else:
             message = f"{code}: {message}"

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from poolkit.deploy.aws import error_code, in_plain_words
+from poolkit.deploy.aws import DENIED, error_code, in_plain_words
 from poolkit.deploy.parameters import as_arguments
 from poolkit.deploy.progress import make_table, pauses, print_table
 from poolkit.deploy.stacks import find_stack
@@ -237,6 +237,8 @@ def discard(cloudformation: Any, change_set: ChangeSet) -> None:
 
     Another deployment may plan the same new stack, or create it already. Then the stack is its.
     """
+    from botocore import exceptions  # noqa: PLC0415 - 60 ms
+
     with in_plain_words(f"discarding the plan of {change_set.stack}"):
         cloudformation.delete_change_set(ChangeSetName=change_set.id)
         if not change_set.is_new:
@@ -245,8 +247,15 @@ def discard(cloudformation: Any, change_set: ChangeSet) -> None:
         others = cloudformation.list_change_sets(StackName=change_set.stack_id)["Summaries"]
         # AWS removes a change set within seconds, and lists it until then.
         others = [each for each in others if each["ChangeSetId"] != change_set.id]
-        if stack is not None and stack["StackStatus"] == REVIEW and not others:
+        if stack is None or stack["StackStatus"] != REVIEW or others:
+            return
+        try:
             cloudformation.delete_stack(StackName=change_set.stack_id)
+        except exceptions.ClientError as error:
+            # A role that may only plan deletes no stack. An empty one costs nothing, and the next
+            # deployment creates it.
+            if error_code(error) not in DENIED:
+                raise
 
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> None:
