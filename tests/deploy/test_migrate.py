@@ -231,6 +231,7 @@ def test_the_documented_order_works_on_an_empty_account(prepared, tasks, server)
     assert query(tasks, server, owner) == [("poolkit",)]
 
 
+@pytest.mark.slow
 def test_all_with_migrate_works_on_an_empty_account(poolkit, tasks):
     """Schema and role come before the services; without --migrate it is refused before anything."""
     refused(deploy(poolkit, "all"), "pass --migrate", "poolkit db role", lines=1)
@@ -277,6 +278,7 @@ def test_an_image_is_migrated_before_it_is_deployed(prepared, tasks):
     succeeded(prepared("migrate", "--image", DIGESTS["second"]), "already at 0002")
 
 
+@pytest.mark.slow
 def test_a_function_needs_the_revision_of_its_project(prepared, tasks, project):
     """Its zip has no migrations: those of the checkout count, whatever image the task has."""
     succeeded(prepared("migrate"))
@@ -297,6 +299,7 @@ def test_a_missing_role_is_found_before_a_service_needs_it(prepared, tasks):
     succeeded(deploy(prepared, "web", "--no-schema-check"))
 
 
+@pytest.mark.slow
 def test_a_record_of_another_database_is_not_believed(prepared, tasks):
     """A restored database has another secret of its owner's."""
     succeeded(prepared("migrate"))
@@ -479,6 +482,7 @@ def pooler(request, project):
     return name
 
 
+@pytest.mark.slow
 def test_a_pooler_comes_after_the_role(poolkit, tasks, pooler):
     """RDS Proxy logs in when it is created, and fails without the role."""
     refused(deploy(poolkit, "all"), "pass --migrate", lines=1)
