@@ -42,6 +42,16 @@ def release(checkout, aws):
         uri = outputs[f"{name}RepositoryUri"]
         return f"{uri}@{account.push_image(uri.partition('/')[2], f'{name}-{tag}')}"
 
+    # The first deployment is by hand (docs/pipeline.md): it makes the application's role.
+    for words in (
+        ("deploy", "network", "--yes"),
+        ("deploy", "database", "--yes"),
+        ("migrate", "--image", push("Web", "by-hand")),
+        ("db", "role"),
+    ):
+        answer = run_here(*words, "--environment", "staging", cwd=checkout, **aws)
+        assert answer.returncode == 0, answer.stderr
+
     def release(tag, url):
         write_package(checkout / "build/lambda.zip", tag)
         variables = aws | {
