@@ -259,7 +259,7 @@ def check(name: str | None, revisions: tuple[str, ...]) -> None:
 @click.option("--rotate", is_flag=True, help="make a new password in APPLICATION_SECRET_ARN")
 @click.option(
     "--wait",
-    type=float,
+    type=click.FloatRange(min=0, min_open=True),
     default=15.0,
     show_default=True,
     help="minutes to follow the task; only with -e",

@@ -101,8 +101,8 @@ def bootstrap(*, environment: str, yes: bool, plan_only: bool) -> None:
     is_flag=False,
     flag_value="unfinished",
     metavar="[DIGEST]",
-    help="undo the stack's last, unfinished change; with a digest, or 'previous', deploy that image "
-    "of the same repository",
+    help="after TARGET: undo the stack's last, unfinished change at once; with a digest, or "
+    "'previous', deploy that image of the same repository",
 )
 @_repeatable(
     "--skip",
@@ -176,8 +176,8 @@ def deploy(
     """Deploy a stack, or all stacks of an environment.
 
     TARGET is the name of a template in infra/, or "all". Stacks in `by_name_only` of the
-    environment's file are not part of "all". Exit status: 0, 1 if AWS started and failed, 2 if the
-    deployment was refused before that, 130 after Ctrl-C.
+    environment's file are not part of "all". Exit status: 0, 1 if something was changed before it
+    failed, 2 if it was refused before that, 130 after Ctrl-C.
     """
     require("infra")
     from poolkit.deploy.deployment import DeployOptions  # noqa: PLC0415
@@ -185,13 +185,9 @@ def deploy(
     from poolkit.deploy.recorded import read_recorded  # noqa: PLC0415
     from poolkit.deploy.rollback import UNFINISHED, earlier_image, roll_back  # noqa: PLC0415
 
-    if skip and rollback != UNFINISHED:
-        raise click.UsageError("--skip belongs to --rollback without a value")
-    if rollback and images:
-        raise click.UsageError("--rollback and --image both name an image; pass one of them")
-    if back_to and (rollback or images):
-        raise click.UsageError("--back-to names the images; leave --image and --rollback out")
+    _require_one_way(rollback, skip, images, back_to, migrates=migrates)
     if rollback == UNFINISHED:
+        _require_none_ignored("plan_only", "parameters", "reset_parameters", "package")
         roll_back(target, environment, skip=skip)
         return
     if rollback:
@@ -200,6 +196,42 @@ def deploy(
         options["parameters"] += read_recorded(back_to, target, environment)
     chosen = DeployOptions(target=target, environment=environment, images=images, **options)
     deploy(chosen, migrate=migrates, schema_check=schema_check)
+
+
+def _require_one_way(
+    rollback: str | None,
+    skip: tuple[str, ...],
+    images: tuple[str, ...],
+    back_to: Path | None,
+    *,
+    migrates: bool,
+) -> None:
+    """Check that the options name one image, or one way back. Raises `UsageError`."""
+    from poolkit.deploy.rollback import UNFINISHED  # noqa: PLC0415
+
+    if rollback is not None and not rollback:
+        raise click.UsageError("--rollback has an empty value; leave it out, or give a digest")
+    if skip and rollback != UNFINISHED:
+        raise click.UsageError("--skip belongs to --rollback without a value")
+    if rollback and images:
+        raise click.UsageError("--rollback and --image both name an image; pass one of them")
+    if back_to and (rollback or images):
+        raise click.UsageError("--back-to names the images; leave --image and --rollback out")
+    if migrates and (rollback or back_to):
+        raise click.UsageError(
+            "--migrate upgrades the schema, which going back does not need; leave it out"
+        )
+
+
+def _require_none_ignored(*names: str) -> None:
+    """Check that `--rollback` has no option beside it that it would ignore. Raises `UsageError`."""
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        if parameter.name in names and ctx.params[parameter.name]:
+            raise click.UsageError(
+                f"--rollback without a value begins at once and ignores {parameter.opts[0]}; "
+                "leave it out"
+            )
 
 
 @click.command()
@@ -288,7 +320,11 @@ def rehearse(environment: str | None, *, verbose: bool) -> None:
 @click.option("--image", help="the image with the migrations  [default: that of the stack]")
 @click.option("--check", is_flag=True, help="change nothing; fail while the schema is behind")
 @click.option(
-    "--wait", type=float, default=60.0, show_default=True, help="minutes to follow the task"
+    "--wait",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="minutes to follow the task",
 )
 def migrate(*, environment: str, image: str | None, check: bool, wait: float) -> None:
     """Upgrade the database's schema, by a task inside the VPC.

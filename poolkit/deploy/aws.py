@@ -54,6 +54,12 @@ class Aws:
         """The client that stacks are made with."""
         return self.client("cloudformation")
 
+    @cached_property
+    def account(self) -> str:
+        """The number of the account. Raises `DeployError`."""
+        with in_plain_words("asking for the account"):
+            return str(self.client("sts").get_caller_identity()["Account"])
+
 
 DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
 """The codes of a call that no policy allows."""

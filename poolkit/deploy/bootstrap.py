@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from poolkit.deploy.aws import Aws, in_plain_words
+from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
 from poolkit.deploy.environment import BOOTSTRAP, PREPARED, StackEnvironment
 from poolkit.deploy.preflight import PLACEHOLDER
-from poolkit.deploy.stacks import deployed_outputs, find_stack
-from poolkit.deploy.statuses import DONE
+from poolkit.deploy.stacks import deployed_outputs
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-GITHUB: Final = "token.actions.githubusercontent.com"
-"""The issuer of the tokens of GitHub's workflows."""
 
 SERVICES: Final = (
     "ecs.amazonaws.com",
@@ -53,8 +49,6 @@ def bootstrap(environment_name: str, *, yes: bool = False, plan_only: bool = Fal
         yes=yes,
         plan_only=plan_only,
         budget=False,
-        parameters=tuple(_provider(environment)),
-        keep_parameters=False,
     )
     deployment = Deployment(options, project, names=PREPARED)
     deployment.run()
@@ -118,25 +112,6 @@ def _require_own_names(environment: StackEnvironment) -> None:
             )
 
 
-def _provider(environment: StackEnvironment) -> Iterator[str]:
-    """Yield the parameter that says whether the account's identity provider is to be created."""
-    name = "GitHubProvider"
-    if name in environment.tables[BOOTSTRAP]:
-        return
-    aws = Aws(environment.region)
-    stack = find_stack(aws.cloudformation, environment.stack_name(BOOTSTRAP))
-    if stack is not None and stack["StackStatus"] in DONE:
-        # It may have created the provider that is found below.
-        found = {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
-        yield f"{BOOTSTRAP}.{name}={found[name]}"
-        return
-    with in_plain_words("looking for the identity provider of GitHub"):
-        providers = aws.client("iam").list_open_id_connect_providers()
-    arns = [each["Arn"] for each in providers["OpenIDConnectProviderList"]]
-    exists = any(arn.endswith(f"/{GITHUB}") for arn in arns)
-    yield f"{BOOTSTRAP}.{name}={'exists' if exists else 'create'}"
-
-
 def _next_steps(environment: StackEnvironment, outputs: dict[str, dict[str, str]]) -> Iterator[str]:
     access = environment.tables["access"]
     if email := access.get("AlarmEmail"):
@@ -161,9 +136,10 @@ def _next_steps(environment: StackEnvironment, outputs: dict[str, dict[str, str]
             f"[access] of {environment.file} and run this command again."
         )
     registry = outputs[BOOTSTRAP]["WebRepositoryUri"].partition("/")[0]
+    region = registry.split(".")[3]
     yield (
-        "Log in to the registry: aws ecr get-login-password | docker login --username AWS "
-        f"--password-stdin {registry}"
+        f"Log in to the registry: aws ecr get-login-password --region {region} | "
+        f"docker login --username AWS --password-stdin {registry}"
     )
     for template, table in environment.tables.items():
         for name, value in table.items():

@@ -35,7 +35,7 @@ from poolkit.deploy.preflight import Checked
 from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import deployed_outputs, find_stack, stack_outputs
 from poolkit.deploy.statuses import DONE, REVIEW, require_accepted
-from poolkit.errors import DeployError
+from poolkit.errors import DeployError, DeploymentFailed
 from poolkit.project import Project
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ class DeployOptions:
     allow_unknown_budget: bool = False
     parameters: tuple[str, ...] = ()
     """`Name=Value` for the one template that is deployed, or `template.Name=Value`."""
-    keep_parameters: bool = True
-    """Whether later deployments keep them."""
     images: tuple[str, ...] = ()
     """An image's URI for the one template that is deployed, or `template=URI`."""
     reset_parameters: tuple[str, ...] = ()
@@ -112,6 +110,7 @@ class Deployment:
             for name in self.names or self.environment.chosen(self.options.target)
         ]
         self._waits_for_reboot = False
+        self._changed: list[str] = []
         names = [template.name for template in self.templates]
         images = read_images(self.options.images, names)
         given = read_overrides(self.options.parameters, names)
@@ -124,7 +123,14 @@ class Deployment:
         """Check everything, then deploy each stack. Raises as `deploy`."""
         self.check()
         for template in self.templates:
-            self.deploy_stack(template)
+            try:
+                self.deploy_stack(template)
+            except DeployError as error:
+                if isinstance(error, DeploymentFailed) or not self._changed:
+                    raise
+                # Something was changed already, which is another exit status than a refusal's.
+                before = " and ".join(self._changed)
+                raise DeploymentFailed(f"{error}\nchanged before that: {before}") from None
 
     # -- before anything is changed ---------------------------------------------------------
 
@@ -140,7 +146,12 @@ class Deployment:
             # Before the general check, whose message about a missing certificate has less.
             self._print(preflight.check_certificates(self.aws, self.environment, template, values))
             shown = {name: value for name, value in values.items() if not is_masked(value)}
-            template.require_parameters(shown, file, hidden=values.keys() - shown.keys())
+            template.require_parameters(
+                shown,
+                file,
+                hidden=values.keys() - shown.keys(),
+                given=self._chosen[template.name].values,
+            )
             preflight.check_alarm_topic(self.environment, template, values)
             preflight.check_task_sizes(template, values, file)
             if self._takes_code(template):
@@ -179,7 +190,7 @@ class Deployment:
         stack = find_stack(cloudformation, self.environment.stack_name(name))
         if stack is not None:
             require_accepted(stack, "deploy", f"{name} --environment {self.environment.name}")
-        return choose(
+        chosen = choose(
             Record.read(cloudformation, stack),
             template=name,
             file=self.environment.file,
@@ -187,8 +198,12 @@ class Deployment:
             table=self.environment.tables[name],
             given=self._given[name],
             reset=self._reset[name],
-            keep=self.options.keep_parameters,
         )
+        has_provider = preflight.PROVIDER in self.environment.tables[name] | chosen.values
+        if name == BOOTSTRAP and preflight.PROVIDER in template.parameters and not has_provider:
+            found = preflight.github_provider(self.aws, stack)
+            chosen = chosen._replace(given=chosen.given | {preflight.PROVIDER: found})
+        return chosen
 
     def _print(self, checked: Iterable[Checked]) -> None:
         for text, is_shown in checked:
@@ -293,6 +308,8 @@ class Deployment:
             total=len(change_set.changes),
             undo=change_set.undo,
         )
+        if change_set.stack not in self._changed:
+            self._changed.append(change_set.stack)
         return "executed"
 
     def _check_images(self, template: Template) -> None:
@@ -303,18 +320,25 @@ class Deployment:
         environment = self.environment
         values = environment.tables[template.name] | self._chosen[template.name].values
         for parameter in images.image_parameters(template):
-            given = template.value_of(parameter, values)
-            named = environment.stacks_named(given)
-            if not given or is_masked(given) or not named <= {*PREPARED}:
+            texts = {
+                name: template.value_of(name, values)
+                for name in (parameter, *images.repository_parameters(template))
+            }
+            named = {name for text in texts.values() for name in environment.stacks_named(text)}
+            if not texts[parameter] or is_masked(texts[parameter]) or not named <= {*PREPARED}:
                 continue
             outputs = deployed_outputs(self.aws.cloudformation, environment, named)
-            uri = environment.resolved_text(given, outputs, table=template.name)
-            self._resolve_image(template, parameter, uri, values)
+            known = values | {
+                name: environment.resolved_text(text, outputs, table=template.name)
+                for name, text in texts.items()
+            }
+            self._resolve_image(template, parameter, known[parameter], known)
 
     def _resolve_image(
         self, template: Template, parameter: str, given: str, values: dict[str, str]
     ) -> str:
         """Return an image by digest, the same one whenever this run asks. Raises `DeployError`."""
+        images.require_pullable(self.aws, given, template, parameter, values)
         architecture = images.architecture_of(template, parameter, values)
         key = (given, architecture)
         if key not in self._resolved_images:

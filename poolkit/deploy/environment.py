@@ -231,14 +231,11 @@ class StackEnvironment:
         def output(match: re.Match[str]) -> str:
             other, name = match.groups()
             if other not in outputs:
-                command = (
-                    f"run: poolkit bootstrap -e {self.name}"
-                    if other in PREPARED
-                    else f"deploy {other} first, or all"
-                )
+                target = BOOTSTRAP if other in PREPARED else f"deploy {other}"
                 raise DeployError(
                     f"[{table}] in {self.file} refers to {match[0]}, but "
-                    f"{self.stack_name(other)} is not deployed; {command}"
+                    f"{self.stack_name(other)} is not deployed. Next: poolkit {target} "
+                    f"--environment {self.name}"
                 )
             if name not in outputs[other]:
                 known = ", ".join(sorted(outputs[other])) or "none"
@@ -305,7 +302,12 @@ class Template:
         return str(values.get(name) or (self.parameters.get(name) or {}).get("Default") or "")
 
     def require_parameters(
-        self, values: dict[str, str], origin: Path, *, hidden: Collection[str] = ()
+        self,
+        values: dict[str, str],
+        origin: Path,
+        *,
+        hidden: Collection[str] = (),
+        given: Collection[str] = (),
     ) -> None:
         """Check that every value is allowed, and that no parameter lacks one.
 
@@ -313,33 +315,31 @@ class Template:
             values: of the parameters, by name.
             origin: the file that the values come from.
             hidden: parameters that have a value which AWS does not show.
+            given: parameters whose value comes from the command line.
 
         Raises:
             DeployError: names the parameter, its line and where to give it.
         """
         for name, value in values.items():
+            where = (
+                f"the command line: {self.name}.{name}"
+                if name in given
+                else f"{origin}: [{self.name}] {name}"
+            )
             if name not in self.parameters:
                 raise DeployError(
-                    f"{origin}: [{self.name}] gives {name}, which {self.file} does not declare; "
-                    f"it declares {', '.join(self.parameters) or 'none'}"
+                    f"{where} is no parameter that {self.file} declares; it declares "
+                    f"{', '.join(self.parameters) or 'none'}"
+                )
+            if OUTPUT.search(value) and name in given:
+                raise DeployError(
+                    f"{where} refers to an output, {value}, which only {origin} can; write it there"
                 )
             if OUTPUT.search(value):
                 continue  # known when the other stack is deployed
-            declared = self.parameters[name] or {}
-            allowed = [_as_text(each) for each in declared.get("AllowedValues", ())]
-            pattern = declared.get("AllowedPattern", "")
-            if (allowed and value not in allowed) or (pattern and not re.fullmatch(pattern, value)):
-                raise DeployError(
-                    f"{origin}: [{self.name}] {name} is {value!r}, but "
-                    f"{self.document.where('Parameters', name)} allows "
-                    f"{pattern or ', '.join(allowed)}"
-                )
-            for bound, is_beyond in _BOUNDS.items():
-                if bound in declared and is_beyond(value, declared[bound]):
-                    raise DeployError(
-                        f"{origin}: [{self.name}] {name} is {value!r}, but "
-                        f"{self.document.where('Parameters', name)} has {bound} {declared[bound]}"
-                    )
+            if problem := _problem(self.parameters[name] or {}, value):
+                location = self.document.where("Parameters", name)
+                raise DeployError(f"{where} is {value!r}, but {location} {problem}")
         for name, declared in self.parameters.items():
             lacks = name not in values and name not in hidden
             if lacks and "Default" not in (declared or {}):
@@ -350,8 +350,22 @@ class Template:
                 )
 
 
+def _problem(declared: dict[str, Any], value: str) -> str:
+    """Return what a declared parameter allows, as the end of a sentence; empty: it is allowed."""
+    allowed = [_as_text(each) for each in declared.get("AllowedValues", ())]
+    pattern = declared.get("AllowedPattern", "")
+    if (allowed and value not in allowed) or (pattern and not re.fullmatch(pattern, value)):
+        return f"allows {pattern or ', '.join(allowed)}"
+    if declared.get("Type") == "Number" and math.isnan(_number(value)):
+        return "allows numbers"
+    for bound, is_beyond in _BOUNDS.items():
+        if bound in declared and is_beyond(value, declared[bound]):
+            return f"has {bound} {declared[bound]}"
+    return ""
+
+
 def _number(text: str) -> float:
-    """Return a number; what is none is within all bounds, and AWS refuses it."""
+    """Return a number; what is none is within all bounds."""
     try:
         return float(text)
     except ValueError:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 IMAGE_PARAMETER: Final = "ImageUri"
 """The name, or the end of the name, of a parameter that takes an image."""
 
+_REPOSITORY_PARAMETER: Final = "ImageRepository"
+"""The end of the name of a parameter with the repository that a role may pull from."""
+
 _INDEXES: Final = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.index.v1+json",
@@ -47,6 +50,8 @@ _CONTEXTS: Final = {
     "migrate": "build/web",
 }
 """What `docker build` is given, where it is not the folder of `poolkit package`."""
+_PACKAGED: Final = ("web", "worker", "loadtest")
+"""The images whose folder `poolkit package` writes."""
 _DOWNLOAD_LIMIT_S: Final = 10.0
 
 _ECR: Final = re.compile(
@@ -119,16 +124,26 @@ def architecture_of(template: Template, parameter: str, values: dict[str, str]) 
     Returns:
         Empty if no task definition of the template uses the parameter.
     """
-    for resource in template.section("Resources").values():
-        properties = resource.get("Properties") or {}
-        if resource.get("Type") != "AWS::ECS::TaskDefinition":
-            continue
-        if not _refers(properties.get("ContainerDefinitions"), parameter):
+    # Late, because most deployments have no task definition: a third of the command's start.
+    from poolkit.budget.cloudformation.templates import make_stacks  # noqa: PLC0415
+    from poolkit.budget.read.parameters import Environment, ParameterValue  # noqa: PLC0415
+
+    table = {
+        name: ParameterValue(value, f"[{template.name}]")
+        for name, value in values.items()
+        if name in template.parameters
+    }
+    only = Environment(name="", file="", prefix="", region="", tables={template.name: table})
+    stack = make_stacks([template.document], only, {}).by_name[template.name]
+    for resource in stack.of_type("AWS::ECS::TaskDefinition"):
+        written = template.section("Resources")[resource.logical_id].get("Properties") or {}
+        if not _refers(written.get("ContainerDefinitions"), parameter):
             continue
         # ECS takes X86_64 where a task definition does not name one.
-        wanted = (properties.get("RuntimePlatform") or {}).get("CpuArchitecture", "X86_64")
-        if isinstance(wanted, dict) and list(wanted) == ["Ref"]:
-            wanted = template.value_of(wanted["Ref"], values)
+        wanted = "X86_64"
+        if "CpuArchitecture" in (written.get("RuntimePlatform") or {}):
+            # With its conditions and references resolved.
+            wanted = resource.get("RuntimePlatform", "CpuArchitecture")
         return _DOCKER_NAMES.get(str(wanted).upper(), "")
     return ""
 
@@ -196,11 +211,69 @@ def resolve(aws: Aws, text: str, *, template: str, architecture: str) -> Resolve
     return ResolvedImage(uri=found.by_digest)
 
 
+def repository_parameters(template: Template) -> list[str]:
+    """Return the parameters of a template that name a repository its tasks may pull from."""
+    return [name for name in template.parameters if name.endswith(_REPOSITORY_PARAMETER)]
+
+
+def require_pullable(
+    aws: Aws, uri: str, template: Template, parameter: str, values: dict[str, str]
+) -> None:
+    """Check that the execution role of a template may pull an image.
+
+    The role may read the repositories that parameters such as ImageRepository name, in the account and
+    the region of the stack. A task with another image would never start.
+
+    Args:
+        aws: where the stack is.
+        uri: the image.
+        template: whose tasks run it.
+        parameter: the one that takes the image.
+        values: of the parameters.
+
+    Raises:
+        DeployError: the role may not pull it.
+    """
+    own = parameter.removesuffix(IMAGE_PARAMETER) + _REPOSITORY_PARAMETER
+    name = ImageName.parse(uri)
+    ecr = _ECR.fullmatch(name.registry)
+    if ecr is None or own not in template.parameters:
+        return
+    others = repository_parameters(template)
+    # That of another image is for that image alone; a repository without one is for any.
+    others = [
+        each
+        for each in others
+        if each == own
+        or each.removesuffix(_REPOSITORY_PARAMETER) + IMAGE_PARAMETER not in template.parameters
+    ]
+    allowed = [template.value_of(each, values) for each in others]
+    if name.repository not in allowed:
+        raise DeployError(
+            f"{parameter} of {template.name} is of the repository {name.repository}, but the tasks' "
+            f"execution role may pull {' and '.join(allowed)} only; give another image, or the "
+            f"repository as {own}"
+        )
+    place, region = f"{ecr['account']} in {ecr['region']}", aws.cloudformation.meta.region_name
+    if place != f"{aws.account} in {region}":
+        raise DeployError(
+            f"{parameter} of {template.name} is in account {place}, but the tasks' execution role may "
+            f"pull from account {aws.account} in {region} only; push the image there"
+        )
+
+
 def _build_command(name: ImageName, template: str, architecture: str) -> str:
     tag = f"{name.without_version}:{name.tag or 'TAG'}"
     context = _CONTEXTS.get(template, f"build/{template}")
     platform = f"--platform linux/{architecture} " if architecture else ""
-    return f"docker build {platform}--tag {tag} {context} && docker push {tag}"
+    image = context.removeprefix("build/")
+    package = f"poolkit package {image}" if image in _PACKAGED else ""
+    if package and architecture == "amd64":
+        package += " --architecture x86_64"
+    return (
+        f"{package} && " * bool(package)
+        + f"docker build {platform}--tag {tag} {context} && docker push {tag}"
+    )
 
 
 def _find(client: Any, account: str, name: ImageName, build: str) -> tuple[dict[str, Any], str]:

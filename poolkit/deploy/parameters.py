@@ -200,7 +200,6 @@ def choose(
     table: dict[str, str],
     given: dict[str, str],
     reset: set[str],
-    keep: bool = True,
 ) -> Chosen:
     """Return which parameters of the command line apply, of this one and of earlier ones.
 
@@ -212,7 +211,6 @@ def choose(
         table: the file's parameters, references to other stacks unresolved.
         given: the parameters of this command line.
         reset: the parameters that are taken back.
-        keep: whether later deployments keep what this command line gives.
 
     Raises:
         DeployError: the file changed a parameter that is kept, so either value may be meant; or a
@@ -241,7 +239,7 @@ def choose(
     new = {
         name: table.get(name)
         for name, value in given.items()
-        if keep and name not in NOT_KEPT and value != table.get(name)
+        if name not in NOT_KEPT and value != table.get(name)
     }
     stored = {name: record.kept[name] for name in kept} | new
     return Chosen(given, kept, replace(record, kept=stored))

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.environment import PREPARED
 from poolkit.deploy.package.lambda_zip import TASK_ROOT, command_of, read_manifest
 from poolkit.deploy.stacks import deployed_outputs
+from poolkit.deploy.statuses import REVIEW
 from poolkit.errors import BudgetError, DeployError, TemplateError
 from poolkit.project import Project
 
@@ -30,6 +31,11 @@ CERTIFICATE: Final = "CertificateArn"
 PLACEHOLDER: Final = "000000000000"
 """The account in values that have to be replaced; no account has this number."""
 
+GITHUB: Final = "token.actions.githubusercontent.com"
+"""The issuer of the tokens of GitHub's workflows."""
+
+PROVIDER: Final = "GitHubProvider"
+"""The parameter that says whether the account's identity provider is to be created."""
 
 ALARM_TOPIC: Final = "AlarmTopicArn"
 """The parameter with the topic that a template's alarms publish to."""
@@ -82,6 +88,27 @@ def check_prepared(aws: Aws, environment: StackEnvironment, names: set[str]) -> 
         )
 
 
+def github_provider(aws: Aws, stack: Mapping[str, Any] | None) -> str:
+    """Return the value of the parameter `GitHubProvider` where no file has one.
+
+    Args:
+        aws: the account, which has one identity provider of GitHub at most.
+        stack: that of the bootstrap template; None if there is none.
+
+    Raises:
+        DeployError: AWS cannot be asked.
+    """
+    if stack is not None and stack["StackStatus"] != REVIEW:
+        # It may have created the provider that is found below.
+        for each in stack.get("Parameters", ()):
+            if each["ParameterKey"] == PROVIDER:
+                return str(each["ParameterValue"])
+    with in_plain_words("looking for the identity provider of GitHub"):
+        providers = aws.client("iam").list_open_id_connect_providers()
+    arns = [each["Arn"] for each in providers["OpenIDConnectProviderList"]]
+    return "exists" if any(arn.endswith(f"/{GITHUB}") for arn in arns) else "create"
+
+
 def check_alarm_topic(
     environment: StackEnvironment, template: Template, values: dict[str, str]
 ) -> None:
@@ -96,7 +123,7 @@ def check_alarm_topic(
         raise DeployError(
             f"{environment.file}: {environment.name} is a production environment, but the alarms "
             f'of {template.name} notify no topic; set {ALARM_TOPIC} = "{{access.{ALARM_TOPIC}}}" '
-            f"in [{template.name}] (poolkit bootstrap -e {environment.name} makes it)"
+            f"in [{template.name}]; the topic is made by: poolkit bootstrap -e {environment.name}"
         )
 
 

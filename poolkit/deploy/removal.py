@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from poolkit.deploy.aws import Aws, error_code, in_plain_words
-from poolkit.deploy.environment import ALL, BOOTSTRAP, StackEnvironment
+from poolkit.deploy.environment import ALL, BOOTSTRAP, PREPARED, StackEnvironment
 from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import find_stack
 from poolkit.deploy.statuses import require_accepted
@@ -148,9 +148,11 @@ def _require_unneeded(aws: Aws, environment: StackEnvironment, chosen: list[str]
         for other in environment.needed_by(name):
             other_stack = environment.stack_name(other)
             if other not in chosen and find_stack(aws.cloudformation, other_stack) is not None:
+                words = f"--environment {environment.name}"
+                everything = f", or poolkit destroy {ALL} {words}" * (other not in PREPARED)
                 raise DeployError(
-                    f"{other_stack} uses outputs of {environment.stack_name(name)}; "
-                    f"destroy {other} first, or all"
+                    f"{other_stack} uses outputs of {environment.stack_name(name)}. Next: "
+                    f"poolkit destroy {other} {words}{everything}"
                 )
     if BOOTSTRAP in chosen:
         _require_no_environment(aws, environment)

@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.deploy.aws import Aws, in_plain_words
-from poolkit.deploy.environment import StackEnvironment
+from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.deploy.images import IMAGE_PARAMETER, ImageName
 from poolkit.deploy.parameters import Record
 from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import find_stack
-from poolkit.deploy.statuses import require_accepted
+from poolkit.deploy.statuses import REVIEW, require_accepted
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
@@ -132,8 +132,11 @@ def earlier_image(target: str, environment_name: str, wanted: str) -> str:
     cloudformation = Aws(environment.region).cloudformation
     name = environment.stack_name(template)
     stack = find_stack(cloudformation, name)
-    if stack is None:
-        raise DeployError(f"there is no stack {name} to roll back")
+    if stack is None or stack["StackStatus"] == REVIEW:
+        raise DeployError(
+            f"{name} is not deployed, so it has no earlier image. Next: poolkit deploy {template} "
+            f"--environment {environment.name}"
+        )
     record = Record.read(cloudformation, stack)
     now = record.values.get(IMAGE_PARAMETER, "")
     if not now:
@@ -154,7 +157,7 @@ def earlier_image(target: str, environment_name: str, wanted: str) -> str:
 
 def _one_stack(target: str, environment_name: str) -> tuple[StackEnvironment, str]:
     environment = StackEnvironment.read(Project.find().root, environment_name)
-    (template, *more) = environment.chosen(target)
-    if more:
+    if target == ALL:
         raise DeployError("--rollback is for one stack; name its target")
+    (template,) = environment.chosen(target)
     return environment, template

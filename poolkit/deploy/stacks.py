@@ -12,7 +12,7 @@ from poolkit.deploy.environment import ALL, StackEnvironment
 from poolkit.deploy.parameters import Record
 from poolkit.deploy.progress import make_console, make_table, pauses, print_table
 from poolkit.deploy.recorded import released
-from poolkit.deploy.statuses import REVIEW, next_step, status_of
+from poolkit.deploy.statuses import REVIEW, deploy_command, next_step, status_of
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
@@ -94,8 +94,8 @@ class StackLine(NamedTuple):
         target = f"{template} --environment {environment.name}"
         stack = find_stack(cloudformation, name)
         if stack is None:
-            deploy = f"poolkit deploy {target}"
-            return cls(environment.name, template, name, "", "absent", "it is not deployed", deploy)
+            step = deploy_command(target)
+            return cls(environment.name, template, name, "", "absent", "it is not deployed", step)
         status = stack["StackStatus"]
         changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
         return cls(
@@ -140,6 +140,10 @@ def print_status(
     root, console = Project.find().root, make_console()
     names = [environment_name] if environment_name else _environments(root)
     environments = [StackEnvironment.read(root, name) for name in names]
+    if target and not environment_name:
+        # Another environment need not have every template.
+        having = [each for each in environments if target == ALL or target in each.tables]
+        environments = having or environments
     lines: list[StackLine] = []
     for _ in pauses(WAIT_LIMIT):
         lines = [line for each in environments for line in _lines(each, target)]

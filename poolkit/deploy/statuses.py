@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, NamedTuple
 
+from poolkit.deploy.environment import PREPARED
 from poolkit.errors import DeployError
 
 REVIEW: Final = "REVIEW_IN_PROGRESS"
@@ -226,9 +227,21 @@ def require_accepted(
     means = row.means
     if command == "roll_back" and row.condition in {"works", "undone"}:
         means = _FINISHED
-    raise DeployError(f"{name} is in {status}: {means}. Next: {instead.format(target=target)}")
+    raise DeployError(f"{name} is in {status}: {means}. Next: {_command(instead, target)}")
 
 
 def next_step(status: str, target: str) -> str:
     """Return the command that leads on from a status, empty if there is nothing to do."""
-    return status_of(status).next.format(target=target)
+    return _command(status_of(status).next, target)
+
+
+def deploy_command(target: str) -> str:
+    """Return the command that deploys a target, which is another one for what all others need."""
+    return _command(_DEPLOY, target)
+
+
+def _command(text: str, target: str) -> str:
+    template, _, rest = target.partition(" ")
+    if text == _DEPLOY and template in PREPARED:
+        return f"poolkit bootstrap {rest}"
+    return text.format(target=target)

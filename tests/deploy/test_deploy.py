@@ -211,7 +211,7 @@ def test_a_plan_of_all_says_what_has_to_be_deployed_first(poolkit, shop):
     assert "Plan: create shop-dev-web" in poolkit(*words).stdout
     # Alone it could not be deployed, so it cannot be planned either.
     alone = poolkit("deploy", "lambda", *words[2:])
-    refused(alone, "shop-dev-database is not deployed; deploy database first")
+    refused(alone, "shop-dev-database is not deployed. Next: poolkit deploy database")
 
 
 def test_a_plan_of_all_waits_for_an_output_that_a_stack_is_to_get(poolkit, shop):

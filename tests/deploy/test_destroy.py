@@ -45,7 +45,9 @@ def test_what_others_use_is_not_removed(poolkit):
     assert deploy(poolkit, "network").returncode == 0
     assert deploy(poolkit, "database").returncode == 0
     answer = destroy(poolkit, "network", "shop-dev-network")
-    refused(answer, "shop-dev-database uses outputs of shop-dev-network; destroy database")
+    refused(
+        answer, "shop-dev-database uses outputs of shop-dev-network. Next: poolkit destroy data"
+    )
     assert len(statuses()) == 2
 
 

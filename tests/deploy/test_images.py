@@ -4,14 +4,16 @@ import boto3
 import pytest
 from deploy.registry import push_image
 from deploy.test_deploy import bucket, deploy, statuses
-from poolkit_command import refused, succeeded
+from poolkit_command import ROOT, refused, succeeded
 
-from poolkit.deploy.images import ImageName
+from poolkit.deploy.environment import Template
+from poolkit.deploy.images import ImageName, architecture_of, image_parameters
 from poolkit.errors import DeployError
 
 __all__ = ["bucket"]  # a fixture
 
 REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+TEMPLATES = sorted(file for file in ROOT.glob("infra/*.yaml") if file.stem != "compose")
 WEB = """\
 Parameters:
   ImageUri: {Type: String}
@@ -87,7 +89,7 @@ def test_an_image_for_another_machine_is_refused(poolkit, form):
     refused(
         deploy(poolkit, "web"),
         f"{tag} was built for amd64, but the tasks of web run on linux/arm64; build and push it "
-        f"with: docker build --platform linux/arm64 --tag {tag} build/web && docker push {tag}",
+        f"with: poolkit package web && docker build --platform linux/arm64 --tag {tag} build/web && docker push {tag}",
         lines=1,
     )
     assert statuses() == {}
@@ -119,6 +121,38 @@ def test_an_image_that_cannot_run_is_refused(poolkit, image, message):
     push_image("shop-web", "latest")
     refused(deploy(poolkit, "web", "--image", image), message, lines=1)
     assert statuses() == {}
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (f"{REGISTRY}/other:1", "may pull shop-web only; give another image, or the repository as"),
+        (f"{REGISTRY.replace('1234', '9999')}/shop-web:1", "pull from account 123456789012 in eu-"),
+        (f"{REGISTRY.replace('central', 'west')}/shop-web:1", "in eu-west-1, but the tasks'"),
+    ],
+)
+def test_an_image_that_the_execution_role_may_not_pull_is_refused(poolkit, web, image, message):
+    """ECS would never start its tasks: CannotPullContainerError."""
+    repository = "  ImageRepository: {Type: String, Default: shop-web}\n"
+    web.write_text(web.read_text().replace("Parameters:\n", f"Parameters:\n{repository}"))
+    push_image("other", "1")
+    refused(deploy(poolkit, "web", "--image", image), message, lines=1)
+    assert statuses() == {}
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+def test_the_machine_of_every_image_is_known(file):
+    """Of each template that is deployed: with its default, and with each value of Architecture."""
+    template = Template.read(file.stem, file)
+    architectures = (template.parameters.get("Architecture") or {}).get("AllowedValues", ())
+    for parameter in image_parameters(template):
+        assert architecture_of(template, parameter, {}) in {"arm64", "amd64"}
+        found = [
+            architecture_of(template, parameter, {"Architecture": each, parameter: "x"})
+            for each in architectures
+        ]
+        assert found == [{"arm64": "arm64", "x86_64": "amd64"}[each] for each in architectures]
 
 
 def test_an_image_elsewhere_is_accepted_by_its_digest(poolkit):

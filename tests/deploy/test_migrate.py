@@ -15,6 +15,8 @@ import psycopg2
 import pytest
 from deploy.conftest import write_package
 from deploy.test_deploy import statuses
+from moto.core.exceptions import JsonRESTError
+from moto.ssm.responses import SimpleSystemManagerResponse
 from poolkit_command import POOLKIT, ROOT, refused, run_here, succeeded
 from processes import started, wait_until
 
@@ -262,6 +264,38 @@ def test_code_that_the_schema_is_behind_of_is_refused(prepared, tasks):
     assert statuses()["shop-dev-web"] == "UPDATE_COMPLETE"
     # An earlier release is not behind a later schema.
     succeeded(deploy(prepared, "web", "--parameter", f"ImageUri={DIGESTS['first']}"))
+
+
+def test_all_with_an_image_upgrades_with_that_image(poolkit, tasks):
+    """The stack of the migrations comes first, and gets the image of the web service."""
+    images = [f"--image=web={DIGESTS['second']}", f"--image=worker={DIGESTS['first']}"]
+    succeeded(deploy(poolkit, "all", "--migrate", *images), "upgraded from empty to 0002")
+
+
+def test_a_schema_is_upgraded_although_its_code_runs_already(prepared, tasks):
+    """`--migrate` is not left out because the stack has nothing to change."""
+    succeeded(prepared("migrate"))
+    succeeded(prepared("db", "role"))
+    newer = ("--image", DIGESTS["second"])
+    succeeded(deploy(prepared, "web", "--no-schema-check", *newer))
+    made = succeeded(deploy(prepared, "web", "--migrate"), "upgraded from 0001 to 0002")
+    assert "shop-dev-web: nothing to change" in made
+
+
+def test_what_needs_no_schema_is_not_migrated(prepared, tasks):
+    """An option that would be ignored is refused."""
+    refused(deploy(prepared, "network", "--migrate"), "network needs no schema, so leave it out")
+    assert tasks.tasks == {}
+
+
+def test_a_success_that_cannot_be_recorded_stays_a_success(prepared, tasks, monkeypatch):
+    """It costs another check; the exit status does not say that nothing ran."""
+
+    def refuse(response):
+        raise JsonRESTError("AccessDeniedException", "no")
+
+    monkeypatch.setattr(SimpleSystemManagerResponse, "put_parameter", refuse)
+    succeeded(prepared("migrate"), "db upgrade: done", "warning: not recorded")
 
 
 def test_an_image_is_migrated_before_it_is_deployed(prepared, tasks):

@@ -16,6 +16,7 @@ from poolkit.errors import DeployError
 __all__ = ["bucket"]  # a fixture
 
 DEV, WEB = "infra/environments/dev.toml", "infra/web.yaml"
+WORKER = "infra/worker.yaml"
 CA_FILE = "/var/task/certificates/ca.pem"
 NO_CERTIFICATE = (
     "arn:aws:acm:eu-central-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
@@ -28,10 +29,12 @@ NO_CERTIFICATE = (
         ("web", WEB, ("Resources:", "Resources: ["), "infra/web.yaml:"),
         ("web", DEV, ("[web]", "[web"), "dev.toml:"),
         ("web", DEV, ("{network.VpcId}", "{nework.VpcId}"), "there is no table [nework]"),
-        ("web", DEV, ("[web]", "[web]\nVpc = 1"), "[web] gives Vpc, which"),
+        ("web", DEV, ("[web]", "[web]\nVpc = 1"), "[web] Vpc is no parameter"),
         ("web", WEB, ("VpcId:", "SubnetId: {Type: String}\n  VpcId:"), "SubnetId has no"),
         ("web", DEV, ("[web]", "[wob]"), "has no table [web]; it has"),
-        ("web", WEB, (" ", " "), "shop-dev-network is not deployed; deploy network"),
+        ("web", WEB, (" ", " "), "network is not deployed. Next: poolkit deploy network"),
+        ("worker", DEV, ("= 90", '= "soon"'), "[worker] VisibilityTimeout is 'soon', but"),
+        ("worker", WORKER, ("Default: 60", "MaxValue: 60"), "has MaxValue 60"),
         ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "arm"'), "allows arm64, x86"),
         ("lambda", DEV, ("[lambda]", '[lambda]\nArchitecture = "x86_64"'), "was built for arm64"),
         ("lambda", DEV, ('code_bucket = "shop-code"', ""), "name the bucket that packages"),

@@ -54,7 +54,7 @@ def test_an_image_that_is_gone_is_refused(poolkit, releases):
 
 def test_without_an_earlier_image_there_is_none_to_return_to(poolkit):
     """The message has the other way: a digest."""
-    refused(roll_back(poolkit, "previous"), "there is no stack shop-dev-web")
+    refused(roll_back(poolkit, "previous"), "shop-dev-web is not deployed")
     push_image("shop-web", "latest")
     assert deploy(poolkit, "web").returncode == 0
     refused(roll_back(poolkit, "previous"), "no earlier image is known", "--rollback sha256:")
@@ -67,6 +67,11 @@ def test_without_an_earlier_image_there_is_none_to_return_to(poolkit):
         (("network", "--rollback", "previous"), "has no parameter ImageUri"),
         (("all", "--rollback", "previous"), "--rollback is for one stack"),
         (("web", "--rollback", "previous", "--image", "x"), "both name an image"),
+        (("network", "--rollback="), "--rollback has an empty value"),
+        (("network", "--rollback", "--plan-only"), "ignores --plan-only"),
+        (("network", "--rollback", "--parameter", "A=b"), "ignores --parameter"),
+        (("web", "--rollback", "previous", "--migrate"), "--migrate upgrades the schema"),
+        (("--rollback", "network"), "Missing argument 'TARGET'"),
     ],
 )
 def test_a_rollback_that_cannot_be_meant_is_refused(poolkit, words, message):

@@ -158,3 +158,13 @@ def test_provisioned_concurrency_that_is_too_small_has_an_alarm(environment):
     """Where there is any."""
     provisioned = int(deployment_of(environment).tables["lambda"]["ProvisionedConcurrency"].value)
     assert ("ApiSpilloverAlarm" in stack_of(environment).resources) is (provisioned > 0)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_two_versions_can_be_kept_ready_at_once(environment):
+    """While an alias moves, the old and the new version have it: both within the reservation."""
+    table = deployment_of(environment).tables["lambda"]
+    provisioned, reserved = (
+        int(table[name].value) for name in ("ProvisionedConcurrency", "ApiReservedConcurrency")
+    )
+    assert 2 * provisioned <= reserved

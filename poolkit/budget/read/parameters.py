@@ -68,7 +68,9 @@ def find_environment(name: str, folders: Iterable[Path]) -> Environment:
     tried = [folder / "environments" / f"{name}.toml" for folder in folders]
     file = next((each for each in tried if each.is_file()), None)
     if file is None:
-        raise BudgetError(f"environment {name}: there is no {' or '.join(map(str, tried))}")
+        known = sorted({each.stem for folder in tried for each in folder.parent.glob("*.toml")})
+        has = f"; there is {', '.join(known)}" if known else ""
+        raise BudgetError(f"environment {name}: there is no {' or '.join(map(str, tried))}{has}")
     text = read_text(file)
     try:
         found = tomllib.loads(text)

@@ -123,7 +123,7 @@ class Database:
         """Upgrade the schema with the stack's image. Raises as `migrate`."""
         stack = self.stack
         self._require(self._run(stack, "upgrade"), "upgrade")
-        stack.note(fits=digest_of(stack.image))
+        self._note(stack, fits=digest_of(stack.image))
         if not stack.login:
             self.console.print(
                 "The application's role is not known to exist; run: poolkit db role "
@@ -145,7 +145,9 @@ class Database:
         with self._definition(stack, image or stack.image) as definition:
             ended = self._run(stack, "check", *words, task_definition=definition)
         self._require(ended, "check")
-        stack.note(fits=" ".join(revisions) or digest_of(image or stack.image), login=self.login)
+        self._note(
+            stack, fits=" ".join(revisions) or digest_of(image or stack.image), login=self.login
+        )
 
     def update_role(self, *, iam: bool, rotate: bool) -> None:
         """Create or update the application's role. Raises as `migrate`."""
@@ -165,7 +167,14 @@ class Database:
         ]
         stack = self.stack
         self._require(self._run(stack, "role", *words), "role")
-        stack.note(login=wanted)
+        self._note(stack, login=wanted)
+
+    def _note(self, stack: MigrationStack, *, fits: str = "", login: str = "") -> None:
+        """Record what the task did; without the record it is only checked once more."""
+        try:
+            stack.note(fits=fits, login=login)
+        except DeployError as error:
+            self.console.print(f"warning: not recorded: {error}", style="yellow", markup=False)
 
     def _run(
         self, stack: MigrationStack, subcommand: str, *words: str, task_definition: str = ""
@@ -209,8 +218,12 @@ class Database:
         try:
             yield made
         finally:
-            with in_plain_words("removing the task definition of the check"):
-                ecs.deregister_task_definition(taskDefinition=made)
+            # The task has ended, or goes on without it; its result counts, not what is left over.
+            try:
+                with in_plain_words(f"removing the task definition {made}"):
+                    ecs.deregister_task_definition(taskDefinition=made)
+            except DeployError as error:
+                self.console.print(f"warning: {error}", style="yellow", markup=False)
 
 
 def login_of(environment: StackEnvironment) -> str:

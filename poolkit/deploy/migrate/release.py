@@ -11,11 +11,12 @@ minutes without a success.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
+from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.deploy.migrate.command import CODE, POOLERS, Database
 from poolkit.deploy.migrate.stack import TEMPLATE, digest_of
 from poolkit.deploy.stacks import find_stack
@@ -26,6 +27,9 @@ from poolkit.project import Project
 if TYPE_CHECKING:
     from poolkit.deploy.change_set import ChangeSet
     from poolkit.deploy.environment import Template
+
+_WITH_MIGRATIONS: Final = ("web", "worker")
+"""The templates whose image has the migrations."""
 
 
 def deploy(options: DeployOptions, *, migrate: bool = False, schema_check: bool = True) -> None:
@@ -57,11 +61,21 @@ class Release(Deployment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.migrate and "ImageUri" not in self._given.get(TEMPLATE, {"ImageUri": ""}):
-            # The migrations are those of the code that is deployed.
-            given = [self._given[name].get("ImageUri") for name in CODE if name in self._given]
+        names = [template.name for template in self.templates]
+        if not self.migrate:
+            return
+        if not {TEMPLATE, *CODE, *POOLERS}.intersection(names):
+            raise DeployError(
+                f"--migrate is for {', '.join((*CODE, *POOLERS, TEMPLATE))} and all; {names[0]} "
+                "needs no schema, so leave it out"
+            )
+        # With "all", the stack of the migrations comes first. Its image is that of the release.
+        if TEMPLATE in names and IMAGE_PARAMETER not in self._given[TEMPLATE]:
+            given = (
+                self._given[name].get(IMAGE_PARAMETER) for name in _WITH_MIGRATIONS if name in names
+            )
             if image := next(filter(None, given), None):
-                self._given[TEMPLATE]["ImageUri"] = image
+                self._given[TEMPLATE][IMAGE_PARAMETER] = image
 
     def check(self) -> None:
         """Make every check, the first of the schema too. Raises `DeployError`."""
@@ -87,10 +101,17 @@ class Release(Deployment):
     def deploy_stack(self, template: Template) -> None:
         """Deploy a stack; after that of the migrations, run them. Raises as `deploy`."""
         super().deploy_stack(template)
-        if template.name == TEMPLATE and self.migrate and not self.options.plan_only:
-            if self.environment.stack_name(TEMPLATE) in self._declined:
+        if not self.migrate or self._is_migrated or self.options.plan_only:
+            return
+        declined = self.environment.stack_name(template.name) in self._declined
+        if template.name == TEMPLATE:
+            if declined:
                 raise DeployError("the stack of the migrations was not agreed to, so nothing ran")
             self._upgrade()
+        elif template.name in (*CODE, *POOLERS) and not declined:
+            # Its stack had nothing to change; the schema may be behind nevertheless.
+            has_migrations = template.name in _WITH_MIGRATIONS
+            self._migrate(self._deployed_image(template) if has_migrations else "")
 
     def agrees(self, change_set: ChangeSet) -> bool:
         """Return what is answered to the plan. Raises `DeployError`."""
@@ -110,8 +131,7 @@ class Release(Deployment):
             return
         image = "" if is_pooler else values.get("ImageUri", "")
         if self.migrate and not self._is_migrated:
-            self._database.deploy(image or None)
-            self._upgrade()
+            self._migrate(image)
         if not self._is_checked(template.name):
             return
         revisions = () if image or is_pooler else self._heads()
@@ -128,9 +148,10 @@ class Release(Deployment):
             database.check(image or None, revisions=revisions)
         except DeploymentFailed as error:
             with_image = f" --image {image}" if image else ""
+            step = f"poolkit migrate -e {self.environment.name}{with_image}"
             raise DeployError(
                 f"{self.environment.stack_name(template.name)} was not changed: {error}. "
-                f"Pass --migrate, or run: poolkit migrate -e {self.environment.name}{with_image}"
+                + (f"Next: {step}" if self.migrate else f"Pass --migrate, or run: {step}")
             ) from None
 
     def _is_checked(self, *templates: str) -> bool:
@@ -144,10 +165,23 @@ class Release(Deployment):
     def _database(self) -> Database:
         return Database(self.environment, self.project, console=self.console)
 
+    def _migrate(self, image: str) -> None:
+        """Deploy the stack of the migrations with an image, empty for its own, and upgrade."""
+        self._database.deploy(image or None)
+        self._upgrade()
+
+    def _deployed_image(self, template: Template) -> str:
+        stack = find_stack(self.aws.cloudformation, self.environment.stack_name(template.name))
+        found = (stack or {}).get("Parameters", ())
+        return next(
+            (p["ParameterValue"] for p in found if p["ParameterKey"] == IMAGE_PARAMETER), ""
+        )
+
     def _upgrade(self) -> None:
         """Upgrade the schema once, and create the role if it is not known to exist."""
         database = self._database
         database.upgrade()
+        self._changed.append("the database's schema")
         if database.stack.login != database.login:
             database.update_role(iam=False, rotate=False)
         self._is_migrated = True
