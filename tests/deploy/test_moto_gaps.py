@@ -299,3 +299,12 @@ def test_tasks(cloudformation):
             launchType="FARGATE",
             networkConfiguration={"awsvpcConfiguration": network},
         )
+
+
+def test_lists(cloudformation):
+    """A parameter with two values is described with brackets and quotes."""
+    template = NETWORK.replace("Parameters:", "Parameters:\n  Ids: {Type: CommaDelimitedList}")
+    ids = [{"ParameterKey": "Ids", "ParameterValue": "a,b"}]
+    cloudformation.create_stack(StackName="s", TemplateBody=template, Parameters=ids)
+    (stack,) = cloudformation.describe_stacks(StackName="s")["Stacks"]
+    assert {"ParameterKey": "Ids", "ParameterValue": "['a', 'b']"} in stack["Parameters"]

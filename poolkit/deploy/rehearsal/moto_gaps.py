@@ -58,6 +58,7 @@ GAPS = {
     "change sets": "a second CREATE makes a second stack; one executed does not end the others",
     "metadata": "a change of Metadata alone is a change, and a summary has no JSON of it",
     "masked parameters": "a parameter with NoEcho is shown",
+    "lists": "a parameter that is a list is described as Python writes lists",
     "layers": "GetDownloadUrlForLayer of ECR is not there",
     "conditions": "a change set lists resources whose condition is false",
 }

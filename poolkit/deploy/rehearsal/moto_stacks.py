@@ -181,11 +181,15 @@ def _summary(summarise):
 
 
 def _parameter_list(self):
-    """Secret parameters are masked by their name, where moto compares their values."""
+    """Secret parameters are masked by their name, and a list is one text with commas."""
     secret = self.resource_map.no_echo_parameter_keys
+    values = {
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in self.resource_map.resolved_parameters.items()
+    }
     return [
         {"ParameterKey": name, "ParameterValue": "****" if name in secret else value}
-        for name, value in self.resource_map.resolved_parameters.items()
+        for name, value in values.items()
     ]
 
 
