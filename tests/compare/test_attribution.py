@@ -171,6 +171,14 @@ def guard(attribution, monkeypatch):
     """A function that makes the guard of this process; signals to its load are noted."""
     sent = []
     monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
+    # A server that other tests of this process share may still have connections of it.
+    before = client_sockets([os.getpid()]).keys()
+
+    def opened_since(pids):
+        found = client_sockets(pids)
+        return {client: found[client] for client in found.keys() - before}
+
+    monkeypatch.setattr("poolkit.compare.run.database_guard.client_sockets", opened_since)
 
     def make(sessions=0, database_url="postgresql://me@127.0.0.1:1/x", **given):
         made = DatabaseGuard(

@@ -226,9 +226,10 @@ def test_deploying_all_stops_where_the_reboot_is_needed(database, shop):
     first(database)
     raise_the_template(shop)
     stopped = database("--parameter", "worker.Tasks=2", target="all")
-    assert stopped.returncode == 2, stopped.stdout + stopped.stderr
+    assert stopped.returncode == 1, stopped.stdout + stopped.stderr
     assert group_status() == "pending-reboot"
     assert NEXT + "dev" in stopped.stderr
+    assert "changed before that: shop-dev-database" in stopped.stderr
     stacks = boto3.client("cloudformation").describe_stacks()["Stacks"]
     assert "shop-dev-worker" not in {each["StackName"] for each in stacks}
 
