@@ -36,13 +36,14 @@ from poolkit.deploy.progress import make_console, watch_change
 from poolkit.deploy.stacks import deployed_outputs, find_stack, stack_outputs
 from poolkit.deploy.statuses import DONE, REVIEW, require_accepted
 from poolkit.errors import DeployError, DeploymentFailed
-from poolkit.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from rich.console import Console
+
+    from poolkit.project import Project
 
 PROTECTION: Final = "DeletionProtection"
 """The parameter that protects a stack's database or load balancer against deletion."""
@@ -69,18 +70,6 @@ class DeployOptions:
     """`Name`, or `template.Name`: parameters of earlier command lines that are taken back."""
     package: Path | None = None
     """The function's zip; default: where `poolkit package lambda` puts it."""
-
-
-def deploy(options: DeployOptions) -> None:
-    """Deploy a target.
-
-    Raises:
-        DeployError: it was refused before anything was changed.
-        DeploymentFailed: AWS began and failed; the message has the first cause.
-        KeyboardInterrupt: no longer followed, after a message that AWS goes on.
-    """
-    require_agreement(yes=options.yes, plan_only=options.plan_only)
-    Deployment(options, Project.find()).run()
 
 
 def require_agreement(*, yes: bool, plan_only: bool) -> None:
@@ -112,15 +101,21 @@ class Deployment:
         self._waits_for_reboot = False
         self._changed: list[str] = []
         names = [template.name for template in self.templates]
-        images = read_images(self.options.images, names)
         given = read_overrides(self.options.parameters, names)
-        self._given = {name: given[name] | images[name] for name in names}
+        given_images = read_images(self.options.images, names)
+        self._given = {name: given[name] | given_images[name] for name in names}
         self._reset = read_resets(self.options.reset_parameters, names)
         self._chosen: dict[str, Chosen] = {}
         self._resolved_images: dict[tuple[str, str], str] = {}
 
     def run(self) -> None:
-        """Check everything, then deploy each stack. Raises as `deploy`."""
+        """Check everything, then deploy each stack.
+
+        Raises:
+            DeployError: it was refused before anything was changed.
+            DeploymentFailed: AWS began and failed; the message has the first cause.
+            KeyboardInterrupt: no longer followed, after a message that AWS goes on.
+        """
         self.check()
         for template in self.templates:
             try:
@@ -233,7 +228,7 @@ class Deployment:
     # -- one stack --------------------------------------------------------------------------
 
     def deploy_stack(self, template: Template) -> None:
-        """Plan one stack, ask, and execute the plan. Raises as `deploy`."""
+        """Plan one stack, ask, and execute the plan. Raises as `run`."""
         cloudformation, environment = self.aws.cloudformation, self.environment
         needs = environment.needs(template.name)
         outputs = deployed_outputs(cloudformation, environment, needs)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolkit.deploy.aws import in_plain_words
+from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.deploy.statuses import REVIEW
 from poolkit.errors import DeployError
 
@@ -69,7 +70,7 @@ def read_images(texts: Iterable[str], templates: list[str]) -> dict[str, dict[st
         template, separator, image = text.rpartition("=")
         if not image:
             raise DeployError(f"--image must be the URI of an image, not {text!r}")
-        name = f"{template}.ImageUri" if separator else "ImageUri"
+        name = f"{template}.{IMAGE_PARAMETER}" if separator else IMAGE_PARAMETER
         template, parameter = _address("--image", name, text, templates)
         found[template][parameter] = image
     return found

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.deploy.environment import StackEnvironment
+from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.errors import DeployError
 from poolkit.project import Project
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _CODE: Final = frozenset({"CodeBucket", "CodeKey"})
 """The parameters that name a function's package in S3."""
-_IMAGE: Final = "ImageUri"
 
 
 def released(stack: Mapping[str, Any]) -> dict[str, str]:
@@ -29,7 +29,7 @@ def released(stack: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(parameters.items())
-        if value and (name in _CODE or name.endswith(_IMAGE))
+        if value and (name in _CODE or name.endswith(IMAGE_PARAMETER))
     }
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from poolkit.deploy.aws import Aws, in_plain_words
 from poolkit.deploy.deployment import Deployment, DeployOptions
 from poolkit.deploy.environment import StackEnvironment
-from poolkit.deploy.migrate.stack import TEMPLATE, MigrationStack, digest_of
+from poolkit.deploy.images import IMAGE_PARAMETER
+from poolkit.deploy.migrate.stack import TEMPLATE, MigrationStack, digest_of, require_table
 from poolkit.deploy.migrate.task import Task, TaskEnd
 from poolkit.deploy.progress import make_console
 from poolkit.errors import DeployError, DeploymentFailed
@@ -113,10 +114,9 @@ class Database:
             yes=True,
             lint=False,
             budget=False,
-            parameters=(f"ImageUri={image}",) if image else (),
+            parameters=(f"{IMAGE_PARAMETER}={image}",) if image else (),
         )
-        if TEMPLATE not in self.environment.tables:
-            self.stack  # noqa: B018 - names what is missing
+        require_table(self.environment)
         Deployment(options, self.project, self.console).run()
 
     def upgrade(self) -> None:

@@ -18,7 +18,7 @@ from rich.text import Text
 from poolkit.deploy.deployment import Deployment, DeployOptions, require_agreement
 from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.deploy.migrate.command import CODE, POOLERS, Database
-from poolkit.deploy.migrate.stack import TEMPLATE, digest_of
+from poolkit.deploy.migrate.stack import TEMPLATE, digest_of, require_table
 from poolkit.deploy.stacks import find_stack
 from poolkit.errors import ConfigurationError, DeployError, DeploymentFailed
 from poolkit.migrations import find_scripts
@@ -83,8 +83,7 @@ class Release(Deployment):
         names = [template.name for template in self.templates]
         if self.options.plan_only or not (self.migrate or self._is_checked(*names)):
             return
-        if TEMPLATE not in self.environment.tables:
-            self._database.stack  # noqa: B018 - names what is missing
+        require_table(self.environment)
         # Refuses IAM tokens beside a pooler before anything is changed.
         _ = self._database.login
         if self.migrate:
@@ -99,7 +98,7 @@ class Release(Deployment):
             )
 
     def deploy_stack(self, template: Template) -> None:
-        """Deploy a stack; after that of the migrations, run them. Raises as `deploy`."""
+        """Deploy a stack; after that of the migrations, run them. Raises as `run`."""
         super().deploy_stack(template)
         if not self.migrate or self._is_migrated or self.options.plan_only:
             return
@@ -129,7 +128,7 @@ class Release(Deployment):
         is_pooler = template.name in POOLERS
         if TEMPLATE not in self.environment.tables or not (is_pooler or template.name in CODE):
             return
-        image = "" if is_pooler else values.get("ImageUri", "")
+        image = "" if is_pooler else values.get(IMAGE_PARAMETER, "")
         if self.migrate and not self._is_migrated:
             self._migrate(image)
         if not self._is_checked(template.name):

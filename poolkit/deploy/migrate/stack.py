@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poolkit.deploy.aws import in_plain_words
 from poolkit.deploy.environment import MIGRATE
+from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.deploy.stacks import find_stack, stack_outputs
 from poolkit.errors import DeployError
 
@@ -51,11 +52,7 @@ class MigrationStack:
         Raises:
             DeployError: the environment has no table for it, or it is not deployed.
         """
-        if TEMPLATE not in environment.tables:
-            raise DeployError(
-                f"{environment.file} has no table [{TEMPLATE}]; copy it and infra/{TEMPLATE}.yaml "
-                "from poolkit's repository"
-            )
+        require_table(environment)
         name = environment.stack_name(TEMPLATE)
         stack = find_stack(aws.cloudformation, name)
         if stack is None or not stack_outputs(stack):
@@ -131,7 +128,7 @@ class MigrationStack:
     @property
     def image(self) -> str:
         """The image of the task definition."""
-        return self.parameters.get("ImageUri", "")
+        return self.parameters.get(IMAGE_PARAMETER, "")
 
     # -- the record -------------------------------------------------------------------------
 
@@ -181,3 +178,12 @@ class MigrationStack:
             "DatabaseSecretArn"
         )
         return found if is_ours else {}
+
+
+def require_table(environment: StackEnvironment) -> None:
+    """Check that an environment has the stack. Raises `DeployError`."""
+    if TEMPLATE not in environment.tables:
+        raise DeployError(
+            f"{environment.file} has no table [{TEMPLATE}]; copy it and infra/{TEMPLATE}.yaml "
+            "from poolkit's repository"
+        )

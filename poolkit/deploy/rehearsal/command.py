@@ -24,6 +24,7 @@ from rich.text import Text
 
 from poolkit.budget.read.parameters import OUTPUT
 from poolkit.deploy.environment import ALL, PREPARED, StackEnvironment
+from poolkit.deploy.images import IMAGE_PARAMETER
 from poolkit.deploy.preflight import CERTIFICATE, PLACEHOLDER
 from poolkit.deploy.rehearsal.account import NUMBER, RehearsalAccount, open_account
 from poolkit.deploy.stacks import deployed_outputs
@@ -176,7 +177,7 @@ class _Rehearsal:
         outputs = deployed_outputs(cloudformation, environment, {*PREPARED})
         found = {}
         for template in environment.chosen(ALL):
-            if (image := environment.tables[template].get("ImageUri")) is not None:
+            if (image := environment.tables[template].get(IMAGE_PARAMETER)) is not None:
                 uri = OUTPUT.sub(lambda name: outputs[name[1]][name[2]], image)
                 found[template] = re.sub(r"[:@][^/]*$", "", uri)
         return found
